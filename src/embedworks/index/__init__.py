@@ -1,1 +1,34 @@
-"""."""
+"""Vectors, attributes, filters and the durable collection.
+
+Knows nothing about how vectors were made: everything here takes arrays and texts.
+"""
+
+from embedworks._core.lazy import attach as _attach
+
+__getattr__, __dir__, __all__ = _attach(
+    __name__,
+    {
+        "Analyzer": "analysis",
+        "BM25Index": "bm25",
+        "BatchResult": "results",
+        "Collection": "collection",
+        "Condition": "where",
+        "ExactIndex": "exact",
+        "Explanation": "results",
+        "Hit": "results",
+        "HybridSettings": "modes",
+        "Passage": "highlight",
+        "SEARCH_MODES": "modes",
+        "SIMILARITIES": "exact",
+        "STOP_WORDS": "analysis",
+        "SearchMode": "modes",
+        "best_passage": "highlight",
+        "convex_combination": "fusion",
+        "evaluate": "filtering",
+        "parse_where": "where",
+        "reciprocal_rank_fusion": "fusion",
+        "rm3": "feedback",
+        "rocchio": "feedback",
+        "topk": "exact",
+    },
+)

@@ -1,1 +1,21 @@
-"""."""
+"""Models: load by name, the numpy static model, golden vectors, batched encoding."""
+
+from embedworks._core.lazy import attach as _attach
+
+__getattr__, __dir__, __all__ = _attach(
+    __name__,
+    {
+        "Encoder": "protocols",
+        "EncodingStats": "encoding",
+        "GOLDEN_TEXTS": "golden",
+        "MODELS": "loading",
+        "StaticModel": "static",
+        "check_golden": "golden",
+        "encode_batched": "encoding",
+        "is_static_folder": "loading",
+        "load": "loading",
+        "model_fingerprint": "encoding",
+        "save": "golden",
+        "write_golden": "golden",
+    },
+)

@@ -1,1 +1,27 @@
-"""."""
+"""Training: settings, recipes, run folders, trainers, and `adapt`, which ties them together.
+
+Knows nothing about HTTP or the command line.
+"""
+
+from embedworks._core.lazy import attach as _attach
+
+__getattr__, __dir__, __all__ = _attach(
+    __name__,
+    {
+        "AdaptResult": "_adapt",
+        "AdaptSettings": "settings",
+        "Plan": "budget",
+        "RECIPES": "recipes",
+        "RunFolder": "run_folder",
+        "RunSearcher": "_search",
+        "SYSTEM_LABELS": "_search",
+        "adapt": "_adapt",
+        "evaluate_run_folder": "_search",
+        "index_documents": "_adapt",
+        "load_recipe": "recipes",
+        "open_run": "_search",
+        "parse_duration": "budget",
+        "search": "_search",
+        "train_transformer": "transformer",
+    },
+)

@@ -1,0 +1,95 @@
+"""The base of every settings object: frozen, validated, exact round trip, helpful errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pydantic
+import yaml
+
+from embedworks._core.files import write_text
+from embedworks._core.registry import did_you_mean
+from embedworks.errors import NotFoundError, SettingsError
+
+__all__ = ["Settings"]
+
+_MAX_RECIPE_BYTES = 1_000_000
+
+
+class Settings(pydantic.BaseModel):
+    """A frozen, validated group of settings; unknown keys are errors.
+
+    Example:
+        >>> class Mining(Settings):
+        ...     count: int = 4
+        >>> Mining.from_dict({"count": 2}).to_dict()
+        {'count': 2}
+        >>> Mining.from_dict({"cuont": 2})
+        Traceback (most recent call last):
+        ...
+        embedworks.errors.SettingsError: Mining is not valid:
+        - cuont: not a setting here. Did you mean 'count'?
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values``; every problem is reported at once.
+
+        Raises:
+            SettingsError: Naming each field, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except pydantic.ValidationError as error:
+            lines = [_explain(cls, problem) for problem in error.errors()]
+            raise SettingsError("\n- ".join([f"{cls.__name__} is not valid:", *lines])) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values that `from_dict` reads back exactly."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a YAML file.
+
+        Raises:
+            NotFoundError: When the file does not exist.
+            SettingsError: When it is not YAML, too large, or not valid.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise NotFoundError(f"The recipe {path} does not exist.")
+        if path.stat().st_size > _MAX_RECIPE_BYTES:
+            raise SettingsError(f"{path} is larger than 1 MB: this is not a recipe.")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise SettingsError(f"{path} must hold a mapping of settings, not a {type(values)}.")
+        return cls.from_dict(values)
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the settings as YAML, atomically."""
+        write_text(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a validated copy with some fields changed."""
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+
+def _explain(root: type[pydantic.BaseModel], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        owner: Any = root
+        for part in path[:-1]:
+            field = getattr(owner, "model_fields", {}).get(part)
+            owner = field.annotation if field is not None else None
+        known = list(getattr(owner, "model_fields", {}))
+        known = known or list(getattr(owner, "__dataclass_fields__", {}))
+        return f"{'.'.join(path)}: not a setting here. {did_you_mean(path[-1], known)}"
+    return f"{'.'.join(path)}: {problem['msg']}, got {problem['input']!r:.80}"

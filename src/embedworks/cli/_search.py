@@ -1,0 +1,107 @@
+"""``embedworks search`` and ``evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from embedworks.cli._output import JsonFlag, console, emit_json
+
+if TYPE_CHECKING:
+    from embedworks.index import Hit
+
+__all__ = ["register", "show_hits"]
+
+RunArgument = Annotated[Path, typer.Argument(help="Run folder, made by `adapt` or `index`.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(search)
+    app.command()(evaluate)
+
+
+def search(
+    run: RunArgument,
+    query: Annotated[str, typer.Argument(help="What you look for.")],
+    k: Annotated[int, typer.Option("-k", help="Number of results.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(help="Filter, such as \"path LIKE 'http%' AND kind = 'code'\".")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="hybrid, dense or bm25.")] = "hybrid",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say how the search was carried out.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Search a run: title, place, score and the passage that matches."""
+    from embedworks.training import open_run
+
+    searcher = open_run(run)
+    hits = searcher.search(query, k=k, where=where, mode=mode)
+    plan = searcher.explain(query, k=k, where=where, mode=mode) if explain else None
+    if json:
+        value = {"query": query, "mode": mode, "where": where, "hits": [h.to_dict() for h in hits]}
+        emit_json({**value, "plan": str(plan)} if plan else value)
+        return
+    if not hits:
+        console.print("Nothing matches." if where is None else "Nothing matches the filter.")
+    show_hits(hits)
+    if plan:
+        console.print(f"\n{plan}", style="dim", markup=False)
+
+
+def evaluate(
+    run: RunArgument,
+    queries: Annotated[
+        Path, typer.Option(help="Parquet, CSV or JSONL with columns query_id, text.")
+    ],
+    qrels: Annotated[
+        Path, typer.Option(help="Parquet, CSV or JSONL with query_id, doc_id, relevance.")
+    ],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric such as ndcg@10; may be repeated.")
+    ] = None,
+    base: Annotated[
+        bool, typer.Option(help="Also score the base model; encodes the collection with it.")
+    ] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Score a run on judged queries: BM25, base, adapted and hybrid, with intervals."""
+    from embedworks.evaluation import format_table, load_qrels, load_queries
+    from embedworks.training import SYSTEM_LABELS, evaluate_run_folder
+
+    comparison, costs = evaluate_run_folder(
+        run,
+        load_queries(queries),
+        load_qrels(qrels),
+        metrics=metric or ("ndcg@10", "recall@10", "mrr@10"),
+        with_base=base,
+    )
+    if json:
+        emit_json({"comparison": comparison.to_dict(), "costs": costs})
+        return
+    console.print(format_table(comparison, labels=SYSTEM_LABELS), markup=False)
+
+
+def show_hits(hits: Sequence[Hit], *, passages: bool = True) -> None:
+    """Print hits for people; matching words stand out."""
+    for hit in hits:
+        place = hit.path
+        if hit.start_line is not None:
+            place += f":{hit.start_line}-{hit.end_line}"
+        head = Text(f"{hit.rank:>2}. ", style="dim")
+        head.append(hit.title or hit.path, style="bold")
+        head.append(f"  {hit.score:.3f}", style="green")
+        console.print(head)
+        console.print(Text(f"    {place}", style="cyan"))
+        if passages:
+            passage = Text(hit.passage)
+            for start, end in hit.highlights:
+                passage.stylize("bold yellow", start, end)
+            for line in passage.split("\n"):
+                console.print(Text("    ").append_text(line))

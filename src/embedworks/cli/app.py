@@ -1,0 +1,53 @@
+"""The ``embedworks`` program: its commands, and one place where errors become messages."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import embedworks
+from embedworks.cli import _adapt, _inspect, _search, _train
+from embedworks.cli._output import fail, prepare_process
+from embedworks.errors import EmbedworksError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="embedworks",
+    help="Everything you do to an embedding model, from documents to a measured search.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (_adapt, _search, _train, _inspect):
+    module.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"embedworks {embedworks.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Everything you do to an embedding model, from documents to a measured search."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the program; ends the process with 0, or 2 for an error the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    prepare_process()
+    try:
+        app(arguments)
+    except EmbedworksError as error:
+        sys.exit(fail(error, as_json="--json" in arguments))
+    except KeyboardInterrupt:
+        typer.echo("Stopped. An interrupted `adapt` goes on with --resume.", err=True)
+        sys.exit(130)

@@ -1,0 +1,132 @@
+"""One version of a collection, ready to search, and its cache on disk.
+
+The cache is a folder named by version: rows as an Arrow file, vectors and norms as ``.npy``,
+the BM25 arrays. Everything is memory-mapped when it is opened, so a reader keeps its version
+after a writer has removed the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedworks._core.files import atomic_directory, read_json, sha256_of_file, write_json
+from embedworks.errors import FormatError, NotFoundError
+from embedworks.index._store import Commit
+from embedworks.index.bm25 import BM25Index
+from embedworks.index.exact import ExactIndex, row_norms
+
+__all__ = ["CACHE_VERSION", "Snapshot"]
+
+CACHE_VERSION = 1
+METADATA_KEY = b"embedworks"
+_FILES = ("rows.arrow", "vectors.npy", "norms.npy")
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Rows (without vectors), dense index and BM25 index of one version.
+
+    Attributes:
+        commit: The version.
+        rows: M rows, the ``vector`` column left out.
+        dense: Vectors (M, D) with their norms.
+        bm25: Inverted index over titles and texts.
+        metadata: What the writer stored beside the rows.
+        folder: The cache folder, or None when it lives in memory only.
+    """
+
+    commit: Commit
+    rows: pa.Table
+    dense: ExactIndex
+    bm25: BM25Index
+    metadata: Mapping[str, Any]
+    folder: Path | None
+
+    @classmethod
+    def build(cls, commit: Commit, table: pa.Table) -> Snapshot:
+        """Make a snapshot in memory from the stored table, vectors included."""
+        metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        column = table.column("vector").combine_chunks()
+        dim = column.type.list_size
+        vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        rows = table.drop_columns(["vector"]).replace_schema_metadata(None).combine_chunks()
+        texts = rows.column("text").to_pylist()
+        titles = [title or "" for title in rows.column("title").to_pylist()]
+        unrepeated = [
+            "" if text.startswith(title) else title
+            for title, text in zip(titles, texts, strict=True)
+        ]
+        bm25 = BM25Index.build(texts, titles=unrepeated)
+        return cls(commit, rows, ExactIndex(vectors), bm25, metadata, None)
+
+    def save(self, folder: Path) -> None:
+        """Write the cache folder in one step."""
+        with atomic_directory(folder) as temporary:
+            with (
+                pa.OSFile(str(temporary / "rows.arrow"), "wb") as sink,
+                pa.ipc.new_file(sink, self.rows.schema) as writer,
+            ):
+                writer.write_table(self.rows)
+            np.save(temporary / "vectors.npy", self.dense.vectors, allow_pickle=False)
+            np.save(temporary / "norms.npy", self.dense.norms, allow_pickle=False)
+            self.bm25.save(temporary / "bm25")
+            about = {
+                "cache_version": CACHE_VERSION,
+                "rows": len(self.rows),
+                "dim": int(self.dense.vectors.shape[1]),
+                "metadata": dict(self.metadata),
+                "files": {
+                    name: {
+                        "bytes": (temporary / name).stat().st_size,
+                        "sha256": sha256_of_file(temporary / name),
+                    }
+                    for name in _FILES
+                },
+            }
+            write_json(temporary / "snapshot.json", about)
+
+    @classmethod
+    def load(cls, commit: Commit, folder: Path, *, verify: bool = False) -> Snapshot:
+        """Map a cache folder.
+
+        Raises:
+            NotFoundError: When there is none.
+            FormatError: When it is damaged, half written or of another version.
+        """
+        about = read_json(folder / "snapshot.json")
+        try:
+            if about["cache_version"] != CACHE_VERSION:
+                raise FormatError(f"{folder} is a cache of version {about['cache_version']}.")
+            for name in _FILES:
+                _check_file(folder / name, about["files"][name], verify=verify)
+            with pa.memory_map(str(folder / "rows.arrow")) as source:
+                rows = pa.ipc.open_file(source).read_all()
+            vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            norms = np.load(folder / "norms.npy", mmap_mode="r", allow_pickle=False)
+            bm25 = BM25Index.load(folder / "bm25", verify=verify)
+            shapes = (len(rows), len(bm25), *vectors.shape)
+            if shapes != (about["rows"], about["rows"], about["rows"], about["dim"]):
+                raise FormatError(f"The parts of {folder} do not fit each other: {shapes}.")
+            dense = ExactIndex(vectors, norms=norms)
+        except (KeyError, TypeError, ValueError, EOFError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(f"The cache {folder} is damaged ({error}).") from error
+        return cls(commit, rows, dense, bm25, about["metadata"], folder)
+
+
+def _check_file(path: Path, expected: Mapping[str, Any], *, verify: bool) -> None:
+    if not path.is_file():
+        raise NotFoundError(f"{path} is missing.")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise FormatError(f"{path} has {size} bytes, expected {expected['bytes']}.")
+    if verify and sha256_of_file(path) != expected["sha256"]:
+        raise FormatError(f"{path} does not match its checksum: it was changed or damaged.")

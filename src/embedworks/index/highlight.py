@@ -1,0 +1,103 @@
+"""Find the passage of a text that answers a query best, and the words that match."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection as CollectionOf
+from dataclasses import dataclass
+
+from embedworks.index.analysis import Analyzer
+
+__all__ = ["Passage", "best_passage"]
+
+_BOUNDARY = re.compile(r"\n+|(?<=[.!?;:])\s+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a text.
+
+    Attributes:
+        text: The passage itself.
+        start: Where it begins in the whole text.
+        spans: ``(start, end)`` of each matching word, relative to ``text``.
+    """
+
+    text: str
+    start: int
+    spans: tuple[tuple[int, int], ...]
+
+
+def best_passage(
+    text: str,
+    terms: CollectionOf[str],
+    *,
+    analyzer: Analyzer,
+    max_length: int = 300,
+) -> Passage:
+    """Return the window with the most different query terms, on sentence or line boundaries.
+
+    Args:
+        text: The whole text.
+        terms: Query terms, made by the same analyzer.
+        analyzer: Turns words of the text into terms.
+        max_length: Longest passage in characters; a longer sentence is cut between words.
+
+    Returns:
+        The passage; the beginning of the text when no term occurs.
+
+    Example:
+        >>> analyzer = Analyzer()
+        >>> found = best_passage("It rains. Files can be opened here.", ["open", "file"],
+        ...                      analyzer=analyzer, max_length=30)
+        >>> found.text, found.spans
+        ('Files can be opened here.', ((0, 5), (13, 19)))
+    """
+    wanted = set(terms)
+    matches = [
+        (start, end, wanted.intersection(found))
+        for start, end, found in analyzer.spans(text)
+        if not wanted.isdisjoint(found)
+    ]
+    start, end = _best_window(_pieces(text, max_length), matches, max_length)
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    spans = tuple((s - start, e - start) for s, e, _ in matches if s >= start and e <= end)
+    return Passage(text[start:end], start, spans)
+
+
+def _pieces(text: str, max_length: int) -> list[tuple[int, int]]:
+    """Split into sentences or lines; one longer than ``max_length`` is cut between words."""
+    edges = [0, *(match.end() for match in _BOUNDARY.finditer(text)), len(text)]
+    pieces: list[tuple[int, int]] = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        while end - start > max_length:
+            space = text.rfind(" ", start + max_length // 2, start + max_length)
+            cut = space + 1 if space >= 0 else start + max_length
+            pieces.append((start, cut))
+            start = cut
+        if end > start:
+            pieces.append((start, end))
+    return pieces
+
+
+def _best_window(
+    pieces: list[tuple[int, int]],
+    matches: list[tuple[int, int, set[str]]],
+    max_length: int,
+) -> tuple[int, int]:
+    """Return the run of whole pieces with most distinct terms, then most matches, then first."""
+    best, best_score = (0, 0), (-1, -1)
+    for first, (start, end) in enumerate(pieces):
+        for following_start, following_end in pieces[first + 1 :]:
+            if following_end - start > max_length:
+                break
+            assert following_start == end
+            end = following_end
+        inside = [found for s, e, found in matches if s >= start and e <= end]
+        score = (len(set().union(*inside)), len(inside))
+        if score > best_score:
+            best, best_score = (start, end), score
+    return best

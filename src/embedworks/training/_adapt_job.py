@@ -1,0 +1,87 @@
+"""What the stages of one adaptation share: the run folder, the settings, the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedworks._core.files import atomic_path
+from embedworks.models import StaticModel, encode_batched, load
+from embedworks.training.run_folder import RunFolder
+from embedworks.training.settings import AdaptSettings
+
+__all__ = ["Job", "save_vectors"]
+
+
+def save_vectors(path: Any, vectors: np.ndarray) -> None:
+    """Write an array as .npy, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, vectors)
+
+
+@dataclass
+class Job:
+    """One adaptation while it runs.
+
+    Attributes:
+        run: The run folder.
+        settings: Resolved settings.
+        source: Where the documents are.
+        show_progress: True or False to force progress bars; None shows them on a terminal.
+        encoded_tokens: Tokens encoded so far per model role, for the report.
+    """
+
+    run: RunFolder
+    settings: AdaptSettings
+    source: str
+    show_progress: bool | None = None
+    encoded_tokens: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def base(self) -> Any:
+        """The base model, loaded once."""
+        return load(self.settings.base)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the base is a static model, trained on its table alone."""
+        return isinstance(self.base, StaticModel)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count the base model's tokens, special tokens left out."""
+        if self.is_static:
+            _, offsets = self.base.tokenize(list(texts))
+            return [int(n) for n in np.diff(offsets)]
+        encoded = self.base.tokenizer(list(texts), add_special_tokens=False, truncation=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    @property
+    def token_limit(self) -> int:
+        """How many tokens of a text the base model reads."""
+        return 2**31 if self.is_static else int(self.base.max_seq_length or 2**31)
+
+    def encode(self, model: Any, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts, in batches of equal work; float32 (N, D), normalised."""
+        vectors, _ = encode_batched(model, list(texts), show_progress=self.show_progress)
+        return vectors
+
+    @cached_property
+    def chunks(self) -> pa.Table:
+        """All chunks, in order."""
+        return pq.read_table(self.run.work / "chunks.parquet")
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Chunk id -> row of `chunks`."""
+        return {name: i for i, name in enumerate(self.chunks["chunk_id"].to_pylist())}
+
+    def holdout(self, split: str) -> pa.Table:
+        """Return held-out questions of ``"validation"`` or ``"test"``."""
+        table = pq.read_table(self.run.work / "holdout.parquet")
+        return table.filter(pa.compute.equal(table["split"], split))

@@ -1,0 +1,116 @@
+"""What the static student learns from its teacher's sentence vectors.
+
+Knows tensors and token ids; knows nothing about text or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from embedworks.errors import ShapeError
+from embedworks.training.static_table import (
+    RaggedIds,
+    StaticTrainingSettings,
+    TableView,
+    batch_rows,
+)
+
+__all__ = ["SimilarityObjective", "similarity_loss"]
+
+
+def similarity_loss(
+    student: Tensor, teacher: Tensor, *, cosine: float, matrix: float, ranking: float, tau: float
+) -> Tensor:
+    """Compare a batch of student vectors with the teacher's, in three ways.
+
+    ``cosine * mean(1 - cos(s_i, t_i)) + matrix * B * mean((s_i s_j - t_i t_j)^2)
+    + ranking * KL(softmax(t_i t_j / tau) || softmax(s_i s_j / tau))`` over j != i.
+
+    The first term gives the student the teacher's directions, the second the teacher's
+    similarities, the third the order of each text's nearest neighbours.
+
+    Args:
+        student: float tensor (B, D).
+        teacher: float tensor (B, D), normalised rows.
+        cosine: Weight of the first term.
+        matrix: Weight of the second.
+        ranking: Weight of the third.
+        tau: Temperature of the third.
+
+    Returns:
+        A scalar tensor, 0 when the student equals the teacher.
+
+    Example:
+        >>> x = F.normalize(torch.randn(8, 4), dim=1)
+        >>> options = {"cosine": 1.0, "matrix": 1.0, "ranking": 1.0, "tau": 0.05}
+        >>> bool(similarity_loss(2 * x, x, **options).abs() < 1e-5)
+        True
+    """
+    if student.shape != teacher.shape:
+        raise ShapeError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree."
+        )
+    unit = F.normalize(student, dim=1)
+    loss = cosine * (1.0 - (unit * teacher).sum(1)).mean()
+    if not matrix and not ranking:
+        return loss
+    ours, theirs = unit @ unit.T, teacher @ teacher.T
+    if matrix:
+        loss = loss + matrix * len(unit) * F.mse_loss(ours, theirs)
+    if ranking:
+        own = torch.eye(len(unit), dtype=torch.bool)
+        ours = F.log_softmax((ours / tau).masked_fill(own, -1e4), dim=1)
+        theirs = F.log_softmax((theirs / tau).masked_fill(own, -1e4), dim=1)
+        divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        loss = loss + ranking * divergence
+    return loss
+
+
+@dataclass
+class SimilarityObjective:
+    """Match the teacher's vectors and similarities on random batches of texts.
+
+    Attributes:
+        texts: N texts.
+        targets: (N, D) teacher vectors, any float type, rows of unit length.
+        batch_size: Texts per step.
+        cosine: See `similarity_loss`.
+        matrix: See `similarity_loss`.
+        ranking: See `similarity_loss`.
+        tau: See `similarity_loss`.
+        scale: Factor on the loss when several objectives are summed.
+        name: Names the random stream.
+    """
+
+    texts: RaggedIds
+    targets: np.ndarray
+    batch_size: int
+    cosine: float = 1.0
+    matrix: float = 1.0
+    ranking: float = 0.0
+    tau: float = 0.05
+    scale: float = 1.0
+    name: str = "teacher"
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.targets):
+            raise ShapeError(f"{len(self.texts)} texts but {len(self.targets)} targets.")
+
+    def tokens(self) -> np.ndarray:
+        """Return the distinct token ids the texts use."""
+        return np.unique(self.texts.ids)
+
+    def loss(self, view: TableView, step: int, settings: StaticTrainingSettings) -> Tensor:
+        """Return the scalar loss of this step's batch."""
+        rows = batch_rows(
+            len(self.texts), self.batch_size, step=step, seed=settings.seed, name=self.name
+        )
+        student = view.pool(self.texts.take(rows))
+        teacher = torch.from_numpy(self.targets[rows].astype(np.float32))
+        terms = {"cosine": self.cosine, "matrix": self.matrix, "ranking": self.ranking}
+        return self.scale * similarity_loss(student, teacher, tau=self.tau, **terms)

@@ -1,0 +1,165 @@
+"""Search a finished run: its model and its collection together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from embedworks.data import embedding_text
+from embedworks.errors import FormatError
+from embedworks.evaluation import Comparison, chunk_run_to_doc_run, compare_runs
+from embedworks.index import Collection, Explanation, Hit
+from embedworks.models import encode_batched, load, model_fingerprint
+from embedworks.training.run_folder import RunFolder
+
+__all__ = ["SYSTEM_LABELS", "RunSearcher", "evaluate_run_folder", "open_run", "search"]
+
+#: Systems a run is measured with -> what tables call them.
+SYSTEM_LABELS = {
+    "bm25": "BM25",
+    "base": "base",
+    "base_hybrid": "base + BM25",
+    "adapted": "adapted",
+    "hybrid": "adapted + BM25",
+}
+
+_DEPTH = 1000  # chunks ranked per query before they are gathered into documents
+
+
+class RunSearcher:
+    """The model and the collection of a finished run, opened once for many searches.
+
+    Use `open_run`.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.collection = Collection.open(run.part("collection"))
+
+    @cached_property
+    def model(self) -> Any:
+        """The run's model, loaded when a query must be encoded.
+
+        Raises:
+            FormatError: When the collection was made with another model.
+        """
+        model = load(str(self.run.part("model")))
+        made_with = self.collection.metadata.get("model")
+        if made_with != model_fingerprint(model):
+            raise FormatError(
+                f"The collection in {self.run.path} was not made with the model beside it: was "
+                "the folder changed by hand? Make the run again with --overwrite."
+            )
+        return model
+
+    def search(
+        self, query: str, *, k: int = 10, where: str | None = None, mode: str = "hybrid"
+    ) -> list[Hit]:
+        """Return the ``k`` best chunks for a query.
+
+        Args:
+            query: What is looked for; at least one character that is not white space.
+            k: Number of results; fewer come back only when fewer match.
+            where: Filter such as ``"path LIKE 'http%' AND start_line < 100"``.
+            mode: ``"hybrid"``, ``"dense"`` or ``"bm25"``.
+
+        Raises:
+            InputError: When the query is empty or ``k`` is below 1.
+            QuerySyntaxError: When the filter cannot be understood.
+            UnknownNameError: When the mode is unknown.
+        """
+        encoder = None if mode == "bm25" else self.model
+        return self.collection.search(query, k=k, where=where, mode=mode, encoder=encoder)
+
+    def explain(
+        self, query: str, *, k: int = 10, where: str | None = None, mode: str = "hybrid"
+    ) -> Explanation:
+        """Say how `search` would be carried out, with the time of each step."""
+        encoder = None if mode == "bm25" else self.model
+        return self.collection.explain(query, k=k, where=where, mode=mode, encoder=encoder)
+
+
+def open_run(run: str | Path) -> RunSearcher:
+    """Open a finished run for searching.
+
+    Raises:
+        NotFoundError: When there is no run.
+        FormatError: When it is unfinished or of another format version.
+    """
+    return RunSearcher(RunFolder.open(run))
+
+
+def search(
+    run: str | Path, query: str, *, k: int = 10, where: str | None = None, mode: str = "hybrid"
+) -> list[Hit]:
+    """Search a run once; use `open_run` for many queries. See `RunSearcher.search`."""
+    return open_run(run).search(query, k=k, where=where, mode=mode)
+
+
+def evaluate_run_folder(
+    run: str | Path,
+    queries: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    metrics: Sequence[str] = ("ndcg@10", "recall@10", "mrr@10"),
+    with_base: bool = True,
+    seed: int = 0,
+) -> tuple[Comparison, dict[str, dict[str, float]]]:
+    """Score a run on judged queries whose relevant documents are in its collection.
+
+    Args:
+        run: A finished run.
+        queries: Query id -> text.
+        qrels: Query id -> document id -> relevance.
+        metrics: Metric labels.
+        with_base: Also encode the collection with the base model, and score it alone and fused
+            with BM25. Costs one encoding of the collection, nothing when the base was kept.
+        seed: Seed of the intervals.
+
+    Returns:
+        The comparison of the systems, and per system its ranking's ``ms_per_query``.
+
+    Raises:
+        InputError: When queries and judgements do not fit the collection.
+    """
+    searcher = open_run(run)
+    base_name = searcher.run.state["settings"]["base"]
+    ids = sorted(queries)
+    texts = [queries[name] for name in ids]
+    runs: dict[str, dict[str, dict[str, float]]] = {}
+    costs: dict[str, dict[str, float]] = {}
+
+    def add(system: str, collection: Any, mode: str, model: Any) -> None:
+        start = time.perf_counter()
+        found = collection.search_many(texts, k=_DEPTH, mode=mode, encoder=model)
+        costs[system] = {"ms_per_query": 1e3 * (time.perf_counter() - start) / len(texts)}
+        chunks = {
+            name: dict(zip(chunk_ids, map(float, scores), strict=True))
+            for name, chunk_ids, scores in zip(ids, found.chunk_ids, found.scores, strict=True)
+        }
+        owner = {
+            chunk: doc
+            for chunk_ids, doc_ids in zip(found.chunk_ids, found.doc_ids, strict=True)
+            for chunk, doc in zip(chunk_ids, doc_ids, strict=True)
+        }
+        runs[system] = chunk_run_to_doc_run(chunks, owner)
+
+    add("bm25", searcher.collection, "bm25", None)
+    if with_base:
+        base = load(base_name)
+        rows = searcher.collection.rows
+        shown = [
+            embedding_text(title, text)
+            for title, text in zip(rows["title"].to_pylist(), rows["text"].to_pylist(), strict=True)
+        ]
+        vectors, _ = encode_batched(base, shown)
+        before = searcher.collection.with_vectors(vectors)
+        add("base", before, "dense", base)
+        add("base_hybrid", before, "hybrid", base)
+    add("adapted", searcher.collection, "dense", searcher.model)
+    add("hybrid", searcher.collection, "hybrid", searcher.model)
+    baselines = ["bm25", "base", "base_hybrid"] if with_base else ["bm25"]
+    return compare_runs(runs, qrels, baseline=baselines, metrics=metrics, seed=seed), costs

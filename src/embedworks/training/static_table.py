@@ -1,0 +1,607 @@
+"""Train a static token table: rows of numbers, one per token, summed over a text.
+
+A small deterministic torch loop, shared by domain adaptation and by the recipe of the bundled
+model. Knows token ids and vectors; knows nothing about text, tokenisers, files of documents or
+where pairs come from.
+
+A text's vector is the direction of the sum of its tokens' rows, so a row's length is the token's
+weight and needs no parameter of its own. Only the tokens that occur in the training data are
+touched: the table is compacted to them, which keeps the optimiser's step small.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from embedworks._core.files import atomic_path, sha256_of_text
+from embedworks._core.seeding import generator
+from embedworks._core.validation import check_in_range, check_vectors
+from embedworks.errors import (
+    EmptyInputError,
+    FormatError,
+    InputError,
+    NonFiniteError,
+    NotFoundError,
+    ShapeError,
+)
+from embedworks.losses.functional import info_nce
+
+__all__ = [
+    "ContrastiveObjective",
+    "Objective",
+    "RaggedIds",
+    "StaticTableTrainer",
+    "StaticTrainingSettings",
+    "TableView",
+    "TrainingLog",
+    "batch_rows",
+]
+
+CHECKPOINT_NAME = "static-table-{step:08d}.safetensors"
+_FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class RaggedIds:
+    """Token ids of many texts in two flat arrays.
+
+    Attributes:
+        ids: int32 array, all tokens of all texts.
+        offsets: int64 array (N + 1,): text i has ``ids[offsets[i]:offsets[i + 1]]``.
+
+    Example:
+        >>> texts = RaggedIds.from_lists([[1, 2], [], [3]])
+        >>> len(texts), texts.take(np.array([2, 0])).ids.tolist()
+        (3, [3, 1, 2])
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", np.ascontiguousarray(self.ids, dtype=np.int32))
+        object.__setattr__(self, "offsets", np.ascontiguousarray(self.offsets, dtype=np.int64))
+        off = self.offsets
+        if off.ndim != 1 or not len(off) or off[0] != 0 or off[-1] != len(self.ids):
+            raise ShapeError(
+                f"offsets must be (N + 1,), start at 0 and end at {len(self.ids)}, the number of "
+                f"ids; got shape {off.shape}."
+            )
+        if (np.diff(off) < 0).any():
+            raise ShapeError("offsets must not decrease.")
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Sequence[int]]) -> RaggedIds:
+        """Build from one list of token ids per text."""
+        offsets = np.zeros(len(lists) + 1, dtype=np.int64)
+        np.cumsum([len(item) for item in lists], out=offsets[1:])
+        flat = [token for item in lists for token in item]
+        return cls(np.array(flat, dtype=np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per text, shape (N,)."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> RaggedIds:
+        """Return the texts at ``rows``, in that order."""
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        return RaggedIds(self.ids[places], offsets)
+
+    def text_keys(self) -> np.ndarray:
+        """Return an integer per text, equal for equal token sequences. Shape (N,) int64."""
+        seen: dict[bytes, int] = {}
+        data, off = self.ids, self.offsets
+        return np.array(
+            [
+                seen.setdefault(data[off[i] : off[i + 1]].tobytes(), len(seen))
+                for i in range(len(self))
+            ],
+            dtype=np.int64,
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[RaggedIds]) -> RaggedIds:
+        """Join several ragged arrays, in order."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return RaggedIds(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]),
+        )
+
+
+@dataclass(frozen=True)
+class StaticTrainingSettings:
+    """How a static table is trained.
+
+    Attributes:
+        learning_rate: Peak rate of Adam. Rows have a typical length near 1 after
+            `StaticTableTrainer` rescales the table, so the useful range is 1e-4 to 2e-2 whatever
+            the table.
+        batch_size: Pairs per step; also the number of in-batch candidates.
+        temperature: Divides cosines in the contrastive loss.
+        anchor_strength: Pull towards the starting table, 0 or greater: each step moves a row
+            ``learning_rate * anchor_strength`` of the way back.
+        warmup_fraction: Part of the steps in which the rate rises; it then falls linearly to 0.
+        symmetric: Whether positives also have to find their anchors.
+        seed: Fixes the order of the data.
+        threads: Torch threads. One is the fastest unless two cores are really free. The same
+            number must be used to repeat a result bit by bit.
+
+    Raises:
+        InputError: When a value is out of its range.
+    """
+
+    learning_rate: float = 2e-3
+    batch_size: int = 256
+    temperature: float = 0.05
+    anchor_strength: float = 0.0
+    warmup_fraction: float = 0.1
+    symmetric: bool = True
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_in_range(self.learning_rate, name="learning_rate", low=0, high=10, open_low=True)
+        check_in_range(self.temperature, name="temperature", low=0, high=10, open_low=True)
+        check_in_range(self.anchor_strength, name="anchor_strength", low=0)
+        check_in_range(self.warmup_fraction, name="warmup_fraction", low=0, high=1)
+        check_in_range(self.batch_size, name="batch_size", low=2)
+        check_in_range(self.seed, name="seed", low=0)
+        check_in_range(self.threads, name="threads", low=1)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step: linear rise, then linear fall.
+
+        Example:
+            >>> settings = StaticTrainingSettings(learning_rate=1.0, warmup_fraction=0.5)
+            >>> [round(settings.rate(i, 4), 2) for i in range(4)]
+            [0.5, 1.0, 1.0, 0.5]
+        """
+        warmup = round(self.warmup_fraction * steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * (steps - step) / max(steps - warmup, 1)
+
+
+def batch_rows(count: int, batch_size: int, *, step: int, seed: int, name: str = "") -> np.ndarray:
+    """Return the rows of one batch: a pure function of its arguments.
+
+    Every epoch is a new permutation cut into equal batches; the rows that do not fill the last
+    batch are left out of that epoch. Any step can be computed without those before it.
+
+    Returns:
+        int64 array (min(batch_size, count),).
+
+    Example:
+        >>> sorted(batch_rows(4, 2, step=0, seed=0).tolist() + batch_rows(4, 2, step=1, seed=0)
+        ...        .tolist())
+        [0, 1, 2, 3]
+    """
+    size = min(batch_size, count)
+    per_epoch = count // size
+    epoch, place = divmod(step, per_epoch)
+    order = _epoch_order(count, seed, name, epoch)
+    return order[place * size : (place + 1) * size]
+
+
+@lru_cache(maxsize=16)
+def _epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
+    """Permutation of an epoch; kept, since the steps of an epoch follow each other."""
+    return generator(seed, "order", name, epoch).permutation(count)
+
+
+class TableView:
+    """The trainable rows, and how to turn texts into vectors with them.
+
+    Args:
+        rows: float tensor (A, D), the active tokens' rows.
+        slots: int64 array (V,), token id -> row, -1 for tokens that are not active.
+    """
+
+    def __init__(self, rows: Tensor, slots: np.ndarray) -> None:
+        self.rows = rows
+        self._slots = slots
+
+    def pool(self, texts: RaggedIds) -> Tensor:
+        """Return the summed rows of each text, float tensor (B, D), not normalised."""
+        places = torch.from_numpy(self._slots[texts.ids])
+        return F.embedding_bag(places, self.rows, torch.from_numpy(texts.offsets[:-1]), mode="sum")
+
+
+class Objective(Protocol):
+    """Something that gives a loss for a step. Must depend on its arguments only."""
+
+    def tokens(self) -> np.ndarray:
+        """Return the distinct token ids its texts use."""
+
+    def loss(self, view: TableView, step: int, settings: StaticTrainingSettings) -> Tensor:
+        """Return the scalar loss of this step's batch."""
+
+
+@dataclass
+class ContrastiveObjective:
+    """In-batch InfoNCE over (anchor, positive) pairs, with optional hard negatives.
+
+    Candidates equal to the row's own positive, or whose anchor equals the row's anchor, are not
+    used as negatives.
+
+    Attributes:
+        anchors: N texts.
+        positives: N texts.
+        negatives: N * K texts, row i's are ``i * K`` to ``(i + 1) * K - 1``; an empty text means
+            "no such negative". None for in-batch negatives only.
+        weights: (N,) weight per pair, 0 or greater, or None.
+        teacher_scores: (N, 1 + K) cosines by a teacher for the positive and the hard negatives;
+            adds the KL divergence from the teacher's distribution over them. None for none.
+        scale: Factor on the loss when several objectives are summed.
+        batch_size: Overrides the settings' value when given.
+        name: Names the random stream, so that objectives are shuffled independently.
+    """
+
+    anchors: RaggedIds
+    positives: RaggedIds
+    negatives: RaggedIds | None = None
+    weights: np.ndarray | None = None
+    teacher_scores: np.ndarray | None = None
+    scale: float = 1.0
+    batch_size: int | None = None
+    name: str = "pairs"
+    _keys: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False)
+    _per_row: int = field(init=False, repr=False, default=0)
+
+    def __post_init__(self) -> None:
+        count = len(self.anchors)
+        if count != len(self.positives):
+            raise ShapeError(f"{count} anchors but {len(self.positives)} positives.")
+        if count < 2:
+            raise EmptyInputError(f"{count} training pairs: at least 2 are needed.")
+        for side, texts in (("anchor", self.anchors), ("positive", self.positives)):
+            empty = np.flatnonzero(texts.lengths == 0)
+            if len(empty):
+                raise EmptyInputError(
+                    f"{len(empty)} of {count} {side}s have no tokens, the first is row {empty[0]}: "
+                    "drop these pairs first."
+                )
+        if self.negatives is not None:
+            if len(self.negatives) == 0 or len(self.negatives) % count:
+                raise ShapeError(
+                    f"{len(self.negatives)} negatives for {count} pairs: the same number for each "
+                    "pair is needed (an empty text stands for none)."
+                )
+            self._per_row = len(self.negatives) // count
+        if self.weights is not None:
+            self.weights = np.asarray(self.weights, dtype=np.float32)
+            if self.weights.shape != (count,):
+                raise ShapeError(f"weights must be ({count},), got {self.weights.shape}.")
+            if not np.isfinite(self.weights).all() or (self.weights < 0).any():
+                raise InputError("weights must be finite and 0 or greater.")
+        if self.teacher_scores is not None:
+            self.teacher_scores = np.asarray(self.teacher_scores, dtype=np.float32)
+            if not self._per_row or self.teacher_scores.shape != (count, 1 + self._per_row):
+                raise ShapeError(
+                    f"teacher_scores must be ({count}, 1 + {self._per_row} negatives), got "
+                    f"{self.teacher_scores.shape}."
+                )
+        both = RaggedIds.concatenate(
+            [self.anchors, self.positives, *([self.negatives] if self.negatives else [])]
+        ).text_keys()
+        self._keys = (both[:count], both[count:])
+
+    def tokens(self) -> np.ndarray:
+        """Return the distinct token ids its texts use."""
+        parts = [self.anchors.ids, self.positives.ids]
+        if self.negatives is not None:
+            parts.append(self.negatives.ids)
+        return np.unique(np.concatenate(parts))
+
+    def loss(self, view: TableView, step: int, settings: StaticTrainingSettings) -> Tensor:
+        """Return the scalar loss of this step's batch."""
+        size = self.batch_size or settings.batch_size
+        rows = batch_rows(len(self.anchors), size, step=step, seed=settings.seed, name=self.name)
+        query = view.pool(self.anchors.take(rows))
+        document = view.pool(self.positives.take(rows))
+        anchor_keys, other_keys = self._keys
+        first, second = anchor_keys[rows], other_keys[rows]
+        different = (first[:, None] != first) & (second[:, None] != second)
+        mask = torch.from_numpy(different)
+        weights = None
+        if self.weights is not None:
+            if not self.weights[rows].any():
+                return query.sum() * 0.0
+            weights = torch.from_numpy(self.weights[rows])
+        hard: Tensor | None = None
+        hard_mask: Tensor | None = None
+        if self.negatives is not None:
+            places = (rows[:, None] * self._per_row + np.arange(self._per_row)).ravel()
+            texts = self.negatives.take(places)
+            hard = view.pool(texts).view(len(rows), self._per_row, -1)
+            keys = other_keys[len(self.anchors) :][places].reshape(len(rows), -1)
+            usable = (texts.lengths > 0).reshape(len(rows), -1)
+            usable &= (keys != second[:, None]) & (keys != first[:, None])
+            hard_mask = torch.from_numpy(usable)
+        arguments: dict[str, Any] = {"temperature": settings.temperature, "weights": weights}
+        loss = info_nce(query, document, hard, mask=mask, negatives_mask=hard_mask, **arguments)
+        if settings.symmetric:
+            loss = (loss + info_nce(document, query, mask=mask.T, **arguments)) / 2
+        if self.teacher_scores is not None and hard is not None and hard_mask is not None:
+            scores = torch.from_numpy(self.teacher_scores[rows])
+            divergence = _teacher_divergence(
+                query, document, hard, hard_mask, scores, settings.temperature
+            )
+            loss = loss + divergence
+        return self.scale * loss
+
+
+def _teacher_divergence(
+    query: Tensor,
+    document: Tensor,
+    hard: Tensor,
+    usable: Tensor,
+    scores: Tensor,
+    temperature: float,
+) -> Tensor:
+    """KL from the teacher's to the student's distribution over positive and hard negatives."""
+    candidates = F.normalize(torch.cat([document.unsqueeze(1), hard], dim=1), dim=-1)
+    student = torch.einsum("bd,bkd->bk", F.normalize(query, dim=-1), candidates) / temperature
+    keep = torch.cat([torch.ones_like(usable[:, :1]), usable], dim=1)
+    student = F.log_softmax(student.masked_fill(~keep, -1e4), dim=1)
+    teacher = F.log_softmax((scores / temperature).masked_fill(~keep, -1e4), dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What a training run did.
+
+    Attributes:
+        first_step: Step it started from; above 0 after a resume.
+        losses: Loss of every step, in order.
+        seconds: Wall clock.
+        active_tokens: Tokens that occur in the training data.
+    """
+
+    first_step: int
+    losses: tuple[float, ...]
+    seconds: float
+    active_tokens: int
+
+
+class StaticTableTrainer:
+    """Trains a token table with Adam over the rows that occur in the data.
+
+    Args:
+        table: (V, D) float32 token table; not changed.
+        settings: See `StaticTrainingSettings`.
+
+    Raises:
+        ShapeError, NonFiniteError: When the table is not a finite matrix.
+
+    Example:
+        >>> table = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+        >>> trainer = StaticTableTrainer(table, StaticTrainingSettings(learning_rate=0.05))
+        >>> anchors = RaggedIds.from_lists([[i] for i in range(20)])
+        >>> positives = RaggedIds.from_lists([[i + 20] for i in range(20)])
+        >>> log = trainer.fit_contrastive(anchors, positives, steps=30)
+        >>> log.losses[-1] < log.losses[0], trainer.table.shape
+        (True, (50, 8))
+    """
+
+    def __init__(self, table: np.ndarray, settings: StaticTrainingSettings | None = None) -> None:
+        base = check_vectors(table, name="table")
+        self.settings = settings or StaticTrainingSettings()
+        lengths = np.linalg.norm(base, axis=1)
+        used = lengths[lengths > 0]
+        if not len(used):
+            raise InputError("every row of the table is zero: there is nothing to train from.")
+        #: The table is trained at unit typical row length and scaled back on the way out.
+        self._scale = np.float32(np.median(used))
+        self._base = base / self._scale
+        self._current = self._base.copy()
+        self._state: dict[str, Tensor] = {}
+
+    @property
+    def table(self) -> np.ndarray:
+        """The table as trained so far, (V, D) float32, a copy."""
+        return np.asarray(self._current * self._scale, dtype=np.float32)
+
+    def fit_contrastive(
+        self,
+        anchors: RaggedIds,
+        positives: RaggedIds,
+        *,
+        steps: int,
+        negatives: RaggedIds | None = None,
+        weights: np.ndarray | None = None,
+        teacher_scores: np.ndarray | None = None,
+        start_step: int = 0,
+        on_step: Callable[[int, float], None] | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_dir: Path | None = None,
+    ) -> TrainingLog:
+        """Train on (anchor, positive) pairs; see `ContrastiveObjective` and `fit`."""
+        objective = ContrastiveObjective(
+            anchors, positives, negatives, weights=weights, teacher_scores=teacher_scores
+        )
+        return self.fit(
+            [objective],
+            steps=steps,
+            start_step=start_step,
+            on_step=on_step,
+            checkpoint_every=checkpoint_every,
+            checkpoint_dir=checkpoint_dir,
+        )
+
+    def fit(
+        self,
+        objectives: Sequence[Objective],
+        *,
+        steps: int,
+        start_step: int = 0,
+        on_step: Callable[[int, float], None] | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_dir: Path | None = None,
+    ) -> TrainingLog:
+        """Minimise the sum of objectives.
+
+        Args:
+            objectives: One or more; their losses are added in each step.
+            steps: Length of the whole schedule, counted from step 0.
+            start_step: 0 for a fresh run, else the value `resume` returned.
+            on_step: Called with (step, loss) after each step. An exception from it ends the
+                training; the table keeps the steps done so far.
+            checkpoint_every: Save a checkpoint after every so many steps.
+            checkpoint_dir: Where to save them.
+
+        Raises:
+            InputError: When the steps do not make sense.
+            FormatError: When the resumed checkpoint was made from other data.
+            NonFiniteError: When the loss is NaN or infinite.
+        """
+        if not objectives:
+            raise EmptyInputError("fit needs at least one objective.")
+        if steps < 1 or not 0 <= start_step <= steps:
+            raise InputError(f"need 0 <= start_step <= steps, got {start_step} and {steps}.")
+        if (checkpoint_every is None) != (checkpoint_dir is None):
+            raise InputError("give both checkpoint_every and checkpoint_dir, or neither.")
+        active = np.unique(np.concatenate([objective.tokens() for objective in objectives]))
+        if len(active) and (active[0] < 0 or active[-1] >= len(self._base)):
+            raise InputError(
+                f"token ids must be in [0, {len(self._base) - 1}], got {active[0]} to {active[-1]}."
+            )
+        threads_before = torch.get_num_threads()
+        torch.set_num_threads(self.settings.threads)
+        view, optimiser = self._begin(active, resumed=start_step > 0)
+        base = torch.from_numpy(self._base[active])
+        losses: list[float] = []
+        started = time.perf_counter()
+        try:
+            for step in range(start_step, steps):
+                rate = self.settings.rate(step, steps)
+                losses.append(self._step(objectives, view, optimiser, base, step, rate))
+                done = step + 1
+                if checkpoint_every and checkpoint_dir and done % checkpoint_every == 0:
+                    self._end(active, view, optimiser)
+                    self.save_checkpoint(checkpoint_dir, done)
+                if on_step is not None:
+                    on_step(step, losses[-1])
+        finally:
+            torch.set_num_threads(threads_before)
+            self._end(active, view, optimiser)
+        seconds = time.perf_counter() - started
+        return TrainingLog(start_step, tuple(losses), seconds, len(active))
+
+    def _step(
+        self,
+        objectives: Sequence[Objective],
+        view: TableView,
+        optimiser: torch.optim.Optimizer,
+        base: Tensor,
+        step: int,
+        rate: float,
+    ) -> float:
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
+        loss = torch.stack([o.loss(view, step, self.settings) for o in objectives]).sum()
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise NonFiniteError(
+                f"the loss is {value} at step {step}: lower learning_rate "
+                f"(now {self.settings.learning_rate:g}) or raise temperature."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        if self.settings.anchor_strength:
+            with torch.no_grad():
+                view.rows.lerp_(base, min(1.0, rate * self.settings.anchor_strength))
+        return value
+
+    def _begin(self, active: np.ndarray, *, resumed: bool) -> tuple[TableView, torch.optim.Adam]:
+        rows = torch.from_numpy(self._current[active]).requires_grad_()
+        optimiser = torch.optim.Adam([rows], lr=1.0, betas=(0.9, 0.99), fused=True)
+        if resumed:
+            known = self._state.get("active")
+            if known is None or not np.array_equal(known.numpy(), active):
+                raise FormatError(
+                    "the checkpoint was made from other training data (its tokens differ): "
+                    "start again, or resume with the data of the first run."
+                )
+            optimiser.state[rows] = {
+                name: self._state[name].clone() for name in ("step", "exp_avg", "exp_avg_sq")
+            }
+        slots = np.full(len(self._base), -1, dtype=np.int64)
+        slots[active] = np.arange(len(active))
+        return TableView(rows, slots), optimiser
+
+    def _end(self, active: np.ndarray, view: TableView, optimiser: torch.optim.Adam) -> None:
+        self._current[active] = view.rows.detach().numpy()
+        kept = {name: tensor.clone() for name, tensor in optimiser.state[view.rows].items()}
+        self._state = {"active": torch.from_numpy(active.astype(np.int64)), **kept}
+
+    def _fingerprint(self) -> str:
+        first = np.ascontiguousarray(self._base[:64]).tobytes().hex()
+        return sha256_of_text(repr(asdict(self.settings)), repr(self._base.shape), first)
+
+    def save_checkpoint(self, folder: Path, step: int) -> Path:
+        """Write the table and the optimiser's state after ``step`` steps; return the file.
+
+        The file appears complete or not at all. Older checkpoints in the folder are removed
+        afterwards.
+        """
+        folder = Path(folder)
+        target = folder / CHECKPOINT_NAME.format(step=step)
+        tensors = {"current": torch.from_numpy(self._current), **self._state}
+        metadata = {"format": _FORMAT, "step": str(step), "made_for": self._fingerprint()}
+        with atomic_path(target) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+        for older in sorted(folder.glob(CHECKPOINT_NAME.format(step=0).replace("0" * 8, "*"))):
+            if older != target:
+                older.unlink(missing_ok=True)
+        return target
+
+    def resume(self, folder: Path) -> int:
+        """Load the newest checkpoint of a folder and return the step to continue from.
+
+        Raises:
+            NotFoundError: When the folder has no checkpoint.
+            FormatError: When the file is damaged, or was made with another table or settings.
+        """
+        pattern = CHECKPOINT_NAME.format(step=0).replace("0" * 8, "*")
+        found = sorted(Path(folder).glob(pattern))
+        if not found:
+            raise NotFoundError(f"{folder} has no checkpoint ({pattern}) to resume from.")
+        try:
+            with safe_open(found[-1], framework="pt") as handle:
+                metadata = handle.metadata() or {}
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise FormatError(
+                f"{found[-1]} cannot be read ({error}): delete it and start again."
+            ) from error
+        expected = {"format": _FORMAT, "made_for": self._fingerprint()}
+        if {name: metadata.get(name) for name in expected} != expected:
+            raise FormatError(
+                f"{found[-1]} was made with another table, other settings or another version: "
+                "resume with the values of the first run, or start again."
+            )
+        self._current = tensors.pop("current").numpy()
+        self._state = tensors
+        return int(metadata["step"])
