@@ -14,15 +14,15 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from embedworks.data._words import word_list
+
 Scalar: TypeAlias = str | int | float | bool
 
 #: Names that rows of a collection use themselves; an attribute of that name gets a "_" after it.
-RESERVED = frozenset(
-    word_list(
-        """
+RESERVED = word_list(
+    """
     chunk_id doc_id title text path start_line end_line kind vector score
-        """
-    )
+    """
 )
 
 _NOT_IDENTIFIER = re.compile(r"\W+", re.ASCII)

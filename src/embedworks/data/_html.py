@@ -6,24 +6,21 @@ import re
 from html.parser import HTMLParser
 
 from embedworks.data._sections import Section, SectionBuilder
+from embedworks.data._words import word_list
 
 __all__ = ["html_sections", "html_title"]
 
-_SKIPPED = frozenset(
-    word_list(
-        """
+_SKIPPED = word_list(
+    """
     script style nav footer noscript template svg iframe select
-        """
-    )
+    """
 )
-_BLOCKS = frozenset(
-    word_list(
-        """
+_BLOCKS = word_list(
+    """
     address article aside blockquote body br dd details div dl dt fieldset figcaption figure
     form head header hr html li main ol option p section summary table tbody tfoot thead tr
     ul
-        """
-    )
+    """
 )
 _HEADING = re.compile(r"h[1-6]$")
 
@@ -117,10 +114,7 @@ class _TextParser(HTMLParser):
     def _flush(self) -> None:
         text = "".join(self._parts)
         self._parts = []
-        if self._pre:
-            text = text.rstrip()
-        else:
-            text = " ".join(text.split())
+        text = text.rstrip() if self._pre else " ".join(text.split())
         if not text.strip(" -"):
             return
         if self._level:

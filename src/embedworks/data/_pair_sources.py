@@ -10,7 +10,7 @@ import numpy as np
 
 from embedworks.data._sections import SEPARATOR
 from embedworks.data._sentences import sentences
-from embedworks.data._terms import name_words
+from embedworks.data._words import name_words, word_list
 from embedworks.data.chunking import Chunk, with_title
 from embedworks.data.pairs import PairCorpus, RawPair
 
@@ -29,9 +29,8 @@ _QUESTION = re.compile(
     r"(?!\s*['’]s\s+new\b)",
     re.IGNORECASE,
 )
-_GENERIC = frozenset(
-    word_list(
-        """
+_GENERIC = word_list(
+    """
     abstract acknowledgements api appendix arguments attributes background basics changelog
     classes conclusion configuration contents credits data description details discussion
     documentation example examples faq features functions general getting help index info
@@ -39,8 +38,7 @@ _GENERIC = frozenset(
     options other overview parameters params reference references remarks requirements
     results return returns see setup start summary syntax tests todo tutorial usage values
     version
-        """
-    )
+    """
 )
 _QUOTES = re.compile(r"""^[ \t]*[rRuU]{0,2}(?P<q>\"{3}|'{3}|"|')(?P<body>.*?)(?P=q)\s*$""", re.S)
 _MARKUP = re.compile(r":[a-zA-Z][\w:]*:(?=`)|[`*]+|\s+$")

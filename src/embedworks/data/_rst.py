@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from embedworks.data._sections import Section, SectionBuilder
+from embedworks.data._words import word_list
 
 __all__ = ["rst_sections", "rst_title"]
 
@@ -19,24 +20,20 @@ _COMMENT = re.compile(r"(\s*)\.\.(?:\s|$)")
 _OPTION = re.compile(r"\s+:[\w-]+:(?:\s.*)?$")
 
 #: Directives whose argument is text to read (a name, a version, a first sentence).
-_TEXT_ARGUMENT = frozenset(
-    word_list(
-        """
+_TEXT_ARGUMENT = word_list(
+    """
     note warning tip hint important caution danger attention error admonition seealso todo
     versionadded versionchanged deprecated deprecated-removed topic rubric centered function
     method class module exception attribute data describe option envvar decorator
     staticmethod classmethod property opcode pdbcommand cmdoption program
-        """
-    )
+    """
 )
 #: Directives that are dropped with everything indented under them.
-_DROPPED = frozenset(
-    word_list(
-        """
+_DROPPED = word_list(
+    """
     index toctree image figure include literalinclude raw contents meta tabularcolumns
     currentmodule sectionauthor moduleauthor highlight default-role only ifconfig
-        """
-    )
+    """
 )
 
 
@@ -78,11 +75,11 @@ def rst_sections(text: str, title: str) -> list[Section]:
         here = number - 1
         style = _title_style(lines, here)
         if style:
-            over, name_line = style[0] == "o", here + (style[0] == "o")
+            name_line = here + (style[0] == "o")
             if style not in levels:
                 levels.append(style)
             builder.heading(levels.index(style), _inline(lines[name_line]).strip(), name_line + 1)
-            number = name_line + 2 if not over else name_line + 2
+            number = name_line + 2
             continue
         directive = _DIRECTIVE.match(line)
         if directive:

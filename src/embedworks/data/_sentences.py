@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from embedworks.data._words import word_list
+
 __all__ = ["sentences"]
 
 #: A possible end: closing punctuation with what may follow it, or a blank line or list item.
@@ -12,23 +14,19 @@ _END = re.compile(
     r"""|(?P<wide>[。！？｡]+[」』”’）]*)"""
     r"""|(?P<gap>\n[ \t]*(?=\n|[-*+•][ \t]|\d{1,3}[.)][ \t]))"""
 )
-_ABBREVIATIONS = frozenset(
-    word_list(
-        """
+_ABBREVIATIONS = word_list(
+    """
     e.g i.e cf etc vs approx ca fig figs eq eqs sec secs ch chap no nos vol vols pp ed eds
     al dr mr mrs ms prof st jr sr inc ltd co corp dept univ resp est min max dept assoc ref
     refs jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun u.s
     u.k a.m p.m ph.d b.sc m.sc viz incl excl def op cit ibid
-        """
-    )
+    """
 )
 #: Abbreviations after which a capital letter does begin a new sentence.
-_MAY_END = frozenset(
-    word_list(
-        """
+_MAY_END = word_list(
+    """
     etc al inc ltd co corp jr sr u.s u.k a.m p.m ph.d
-        """
-    )
+    """
 )
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘]*\Z")
 

@@ -48,8 +48,9 @@ def split_text(text: str, limit: int, count: Counter, *, code: bool) -> list[Spa
     """Cut ``text`` into spans of at most ``limit`` tokens each, as equal as boundaries allow.
 
     The counts of joined pieces are taken to add up; a tokenizer may differ by some tokens at
-    the seams, so the caller counts the spans again. Only white space between spans is left out. A cut is made at the coarsest boundary that
-    helps: blank lines, then sentences (lines in code), then lines, words, characters.
+    the seams, so the caller counts the spans again. Only white space between spans is left out.
+    A cut is made at the coarsest boundary that helps: blank lines, then sentences (lines in
+    code), then lines, words, characters.
 
     Args:
         text: The text.

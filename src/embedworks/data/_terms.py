@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["STOP_WORDS", "Terms", "name_words", "words_of"]
+from embedworks.data._words import word_list, words_of
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+__all__ = ["STOP_WORDS", "Terms"]
+
 
 #: English words too common to say anything, for collections too small to show it; the rest is
 #: left to document frequency.
-STOP_WORDS = frozenset(
-    word_list(
-        """
+STOP_WORDS = word_list(
+    """
     a about above after again all also an and any are as at be because been before being
     below between both but by can cannot could did do does doing down during each else etc
     few for from further had has have having he her here him his how i if in into is it its
@@ -28,29 +26,8 @@ STOP_WORDS = frozenset(
     were what when where which while who whom why will with within without would you your
     def class return none true false import elif try except raise pass lambda yield args
     kwargs param returns raises
-        """
-    )
+    """
 )
-
-
-def words_of(text: str) -> list[str]:
-    """Return the lower-case words of a text; identifiers fall apart at underscores.
-
-    Example:
-        >>> words_of("The parse_qs() of a query-string")
-        ['the', 'parse', 'qs', 'of', 'a', 'query-string']
-    """
-    return _WORD.findall(text.lower())
-
-
-def name_words(name: str) -> list[str]:
-    """Split an identifier or dotted name into lower-case words.
-
-    Example:
-        >>> name_words("http.client.HTTPConnection.set_tunnel")
-        ['http', 'client', 'http', 'connection', 'set', 'tunnel']
-    """
-    return [w.lower() for part in _WORD.findall(name) for w in _CAMEL.split(part)]
 
 
 @dataclass(slots=True)

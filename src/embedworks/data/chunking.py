@@ -303,7 +303,7 @@ class _Run:
                   for s in sections] for sections in found]  # fmt: skip
         found, sizes = self._join_small(found)
         whole = iter(sizes)
-        budgets = {title: n for title, n in titles.values()}
+        budgets = dict(titles.values())
         for document, sections in zip(documents, found, strict=True):
             position = 0
             for section in sections:

@@ -101,7 +101,8 @@ def read_delimited(path: Path, as_text: frozenset[str]) -> Table:
     """Open a CSV or TSV file (tab-separated when the suffix is ``.tsv``) with a header line.
 
     Columns that hold only whole numbers, only numbers or only true/false are converted, except
-    those named in ``as_text``: an id "007" must stay "007". Rows with a wrong number of fields are counted as damaged.
+    those named in ``as_text``: an id "007" must stay "007".
+    Rows with a wrong number of fields are counted as damaged.
 
     Raises:
         FormatError: When the file is not UTF-8 or has no usable header.

@@ -35,8 +35,8 @@ overflow:hidden}
 .figures div{background:var(--raised);padding:14px 18px}
 .figures dt{color:var(--soft);font-size:13px}
 .figures dd{margin:2px 0 0;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}
-nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:28px;padding:10px 0;border-block:1px solid var(--line);
-font-size:14px}
+nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:28px;padding:10px 0;
+border-block:1px solid var(--line);font-size:14px}
 a{color:var(--own)}
 nav a{text-decoration:none;padding:4px 0}
 nav a:hover{text-decoration:underline}
@@ -59,7 +59,8 @@ svg text{font:12.5px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;
 font-variant-numeric:tabular-nums}
 svg .title{font-weight:600;font-size:14.5px}
 svg .tick,svg .axis{fill:var(--soft);font-size:12px}
-svg .label,svg .value{paint-order:stroke;stroke:var(--raised);stroke-width:4px;stroke-linejoin:round}
+svg .label,svg .value{paint-order:stroke;stroke:var(--raised);stroke-width:4px;
+stroke-linejoin:round}
 svg .label.own,svg .value.own{font-weight:600;fill:var(--own)}
 svg .grid{stroke:var(--line);stroke-width:1}
 svg .range{stroke-width:3;stroke-linecap:round}

@@ -33,7 +33,12 @@ _MARKS = (
 
 
 def dot_plot(
-    rows: Sequence[tuple[str, Interval]], *, title: str, x_label: str, own: Sequence[bool]
+    rows: Sequence[tuple[str, Interval]],
+    *,
+    title: str,
+    x_label: str,
+    own: Sequence[bool],
+    width: float = 340.0,
 ) -> str:
     """Draw a mean with its interval per row on a common axis.
 
@@ -42,8 +47,9 @@ def dot_plot(
         title: Heading of the panel.
         x_label: Name and unit of the axis.
         own: For each row, whether it is the system under study (drawn in colour).
+        width: Width in SVG units, about the pixels it gets on a wide screen.
     """
-    width, left, right, step, top = 340.0, 8.0, 14.0, 42.0, 34.0
+    left, right, step, top = 8.0, 14.0, 42.0, 34.0
     bottom = top + step * len(rows)
     low, high, ticks = _axis(
         min(interval.low for _, interval in rows), max(interval.high for _, interval in rows), 5
@@ -197,15 +203,18 @@ def _group_names(
     width: float,
     height: float,
 ) -> str:
-    """Write each group's name at the middle of its points, unless it would cover another."""
+    """Write each group's name where it is densest, unless it would cover another name."""
     placed: list[tuple[float, float, float]] = []
     texts = []
     for slot, name in enumerate(named):
         members = np.asarray([i for i, s in enumerate(slots) if s == slot])
+        cells = (xs[members] // 48) * 1000 + ys[members] // 48
+        kinds, counts = np.unique(cells, return_counts=True)
+        dense = members[cells == kinds[counts.argmax()]]
         label = clip(name, 24)
         half = 4.2 * len(label) + 6
-        x = min(max(float(np.median(xs[members])), half + 4), width - half - 4)
-        y = min(max(float(np.median(ys[members])), 20.0), height - 30.0)
+        x = min(max(float(np.mean(xs[dense])), half + 4), width - half - 4)
+        y = min(max(float(np.mean(ys[dense])), 20.0), height - 30.0)
         if any(abs(x - a) < half + b and abs(y - c) < 20 for a, b, c in placed):
             continue
         placed.append((x, half, y))
@@ -224,7 +233,7 @@ def _axis(
     low, high = low - room, high + room
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.75)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return low, high, [round(i * step, 12) for i in range(first, last + 1)]

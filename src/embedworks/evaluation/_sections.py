@@ -72,6 +72,7 @@ def _result(data: ReportData) -> str:
     names = {name: clip(data.labels.get(name, name), 60) for name in table.systems}
     level = f"{table.confidence:.0%}"
     queries = "1 question" if table.n == 1 else f"{table.n:,} questions"
+    wide = "" if len(table.metrics) % 3 == 0 else " wide"
     panels = "".join(
         "<figure>"
         + dot_plot(
@@ -79,11 +80,11 @@ def _result(data: ReportData) -> str:
             title=metric,
             x_label=f"mean over {queries}, {level} interval",
             own=[s == data.own for s in table.systems],
+            width=440.0 if wide else 340.0,
         )
         + "</figure>"
         for metric in table.metrics
     )
-    wide = "" if len(table.metrics) % 3 == 0 else " wide"
     return (
         f'<div class="panels{wide}">{panels}</div>'
         + _score_table(data, table, names, f"{queries}; brackets are {level} intervals")

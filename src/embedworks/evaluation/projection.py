@@ -79,7 +79,10 @@ def _principal_plane(rows: np.ndarray) -> np.ndarray:
 
 
 def _neighbour_layout(rows: np.ndarray, points: np.ndarray, steps: int, seed: int) -> np.ndarray:
-    """Pull points to their nearest neighbours and push them from random others."""
+    """Pull points to their nearest neighbours and push them from random others.
+
+    A weak pull to the middle keeps groups that nothing holds from drifting out of the picture.
+    """
     neighbours = _nearest(rows, min(10, len(rows) - 1))
     rng = generator(seed, "projection")
     # Both axes start with the spread of the layout's own length unit.
@@ -93,8 +96,8 @@ def _neighbour_layout(rows: np.ndarray, points: np.ndarray, steps: int, seed: in
         others = rng.integers(0, len(points), size=(len(points), 8))
         away = points[:, None] - points[others]
         far = (away**2).sum(axis=2, keepdims=True)
-        push = (away / ((0.05 + far) * (1.0 + far))).mean(axis=1) * 4.0
-        points = points + rate * np.clip(pull + push, -2.0, 2.0)
+        push = (away / ((0.05 + far) * (1.0 + far))).mean(axis=1) * 20.0
+        points = points + rate * np.clip(pull + push - 0.01 * points, -2.0, 2.0)
     points = points - points.mean(axis=0)
     return np.asarray(points / points.std(axis=0).max())
 

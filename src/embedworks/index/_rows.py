@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedworks._core.registry import did_you_mean
 from embedworks._core.validation import check_unique
 from embedworks.errors import DataWarning, DuplicateIdError, InputError
 
-__all__ = ["BASE_COLUMNS", "attach_vectors", "rows_table", "unify"]
+__all__ = ["BASE_COLUMNS", "attach_vectors", "check_new_ids", "rows_table", "unify"]
 
 BASE_COLUMNS: dict[str, pa.DataType] = {
     "chunk_id": pa.string(),
@@ -154,6 +155,7 @@ def _base_table(columns: dict[str, pa.Array]) -> pa.Table:
             raise InputError(
                 f"column {name!r} must hold {kind} values, not {array.type}."
             ) from error
+    complete["doc_id"] = pc.coalesce(complete["doc_id"], complete["chunk_id"])
     for name in ("chunk_id", "text"):
         if complete[name].null_count:
             first = complete[name].is_null().index(True).as_py()
@@ -186,7 +188,7 @@ def unify(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.Table]:
     for name in names:
         found = [t.schema.field(name).type for t in (old, new) if name in t.column_names]
         kinds[name] = _common_type(name, found)
-    return tuple(  # type: ignore[return-value]
+    first, second = (
         pa.table(
             {
                 name: table.column(name).cast(kind)
@@ -197,6 +199,7 @@ def unify(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.Table]:
         )
         for table in (old, new)
     )
+    return first, second
 
 
 def _common_type(name: str, found: Sequence[pa.DataType]) -> pa.DataType:

@@ -20,7 +20,7 @@ from embedworks._core.files import atomic_directory, read_json, sha256_of_file, 
 from embedworks.errors import FormatError, NotFoundError
 from embedworks.index._store import Commit
 from embedworks.index.bm25 import BM25Index
-from embedworks.index.exact import ExactIndex, row_norms
+from embedworks.index.exact import ExactIndex
 
 __all__ = ["CACHE_VERSION", "Snapshot"]
 
@@ -115,8 +115,8 @@ class Snapshot:
             if shapes != (about["rows"], about["rows"], about["rows"], about["dim"]):
                 raise FormatError(f"The parts of {folder} do not fit each other: {shapes}.")
             dense = ExactIndex(vectors, norms=norms)
-        except (KeyError, TypeError, ValueError, EOFError) as error:
-            if isinstance(error, FormatError):
+        except (FileNotFoundError, KeyError, TypeError, ValueError, EOFError) as error:
+            if isinstance(error, FormatError | NotFoundError):
                 raise
             raise FormatError(f"The cache {folder} is damaged ({error}).") from error
         return cls(commit, rows, dense, bm25, about["metadata"], folder)

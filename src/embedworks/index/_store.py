@@ -146,12 +146,12 @@ class TableStore:
         except (RuntimeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise
-            match = _OS_ERROR.search(str(error))
-            if match is None and doing == "read":
+            if doing == "read":
                 raise FormatError(
                     f"The table in {self.folder} cannot be read: a file is missing or damaged "
                     f"({error})."
                 ) from error
+            match = _OS_ERROR.search(str(error))
             number = int(match[1]) if match else 0
             cause = os.strerror(number) if match else str(error)
             raise StorageError(

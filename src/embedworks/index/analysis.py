@@ -16,13 +16,15 @@ from embedworks.errors import FormatError
 
 __all__ = ["STOP_WORDS", "Analyzer"]
 
+_STOP_TEXT = """
+a an and are as at be been but by can could did do does for from had has have he her his how i if
+in into is it its may me more my no not of on or our she should so some such than that the their
+them then there these they this those to was we were what when where which who why will with would
+you your
+"""
+
 #: English words that say how a sentence is built and not what it is about.
-STOP_WORDS = frozenset(
-    "a an and are as at be been but by can could did do does for from had has have he her his how "
-    "i if in into is it its may me more my no not of on or our she should so some such than that "
-    "the their them then there these they this those to was we were what when where which who why "
-    "will with would you your".split()
-)
+STOP_WORDS = frozenset(_STOP_TEXT.split())
 
 _RAW_WORD = re.compile(r"\w+(?:[.'’]\w+)*")
 _PARTS = re.compile(r"[^\W_]+")

@@ -8,47 +8,36 @@ A process killed at any moment leaves the version before or the version after, n
 from __future__ import annotations
 
 import json
-import shutil
-import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from embedworks._core.files import read_json, storage_errors, write_json
-from embedworks._core.validation import check_k, check_texts, check_vectors
+from embedworks._core.validation import check_texts, check_vectors
 from embedworks.errors import (
     DataWarning,
-    EmptyInputError,
     FormatError,
     InputError,
     NotFoundError,
     ShapeError,
     StorageError,
 )
+from embedworks.index._cache import cached_snapshot, newest_snapshot
 from embedworks.index._rows import attach_vectors, check_new_ids, rows_table, unify
+from embedworks.index._searcher import QueryEncoder, Searcher, row_mask
 from embedworks.index._snapshot import METADATA_KEY, Snapshot
-from embedworks.index._store import Commit, TableStore
-from embedworks.index.highlight import best_passage
-from embedworks.index.modes import SEARCH_MODES, HybridSettings, Queries, Searchable
+from embedworks.index._store import TableStore
+from embedworks.index.modes import HybridSettings
 from embedworks.index.results import BatchResult, Explanation, Hit
-from embedworks.index.where import Condition, parse_where
+from embedworks.index.where import Condition
 
-__all__ = ["Collection", "QueryEncoder"]
+__all__ = ["Collection"]
 
 FORMAT_VERSION = 1
-_HIT_COLUMNS = ("chunk_id", "doc_id", "title", "path", "start_line", "end_line", "text")
-
-
-class QueryEncoder(Protocol):
-    """Anything that turns texts into vectors; ``encode_query`` is used when it is there."""
-
-    def encode(self, texts: Sequence[str], /) -> np.ndarray:
-        """Return float vectors of shape (N, D)."""
-        ...
 
 
 class Collection:
@@ -127,7 +116,7 @@ class Collection:
                 about = {"kind": "embedworks collection", "format_version": FORMAT_VERSION}
                 write_json(path / "collection.json", about)
             store.replace(stored)
-            return cls(path, store, _refresh(store))
+            return cls(path, store, newest_snapshot(store))
 
     @classmethod
     def open(cls, path: str | Path) -> Collection:
@@ -153,12 +142,17 @@ class Collection:
                 f"The collection at {path} holds no version yet: its creation was interrupted. "
                 "Create it again."
             )
-        snapshot = _cached(path, commit)
+        snapshot = cached_snapshot(path, commit)
         if snapshot is None:
             try:
                 with store.lock():
-                    snapshot = _refresh(store)
-            except StorageError:
+                    snapshot = newest_snapshot(store)
+            except StorageError as error:
+                warnings.warn(
+                    f"{error}. The collection is read from its table, which is slower.",
+                    DataWarning,
+                    stacklevel=2,
+                )
                 snapshot = Snapshot.build(commit, store.read(commit.version))
         return cls(path, store, snapshot)
 
@@ -203,7 +197,7 @@ class Collection:
         Raises:
             QuerySyntaxError: When the filter is wrong or names a column that is not there.
         """
-        mask = self._mask(where)
+        mask = row_mask(self._snapshot.rows, where)
         return len(self) if mask is None else int(mask.sum())
 
     def memory(self) -> dict[str, int]:
@@ -247,8 +241,7 @@ class Collection:
             QuerySyntaxError: When the filter is wrong.
             UnknownNameError: When the mode is not known.
         """
-        hits, _ = self._search_one(query, vector, k, where, mode, encoder, hybrid)
-        return hits
+        return Searcher(self._snapshot, mode, encoder, hybrid).one(query, vector, k, where)[0]
 
     def explain(
         self,
@@ -262,8 +255,7 @@ class Collection:
         hybrid: HybridSettings | None = None,
     ) -> Explanation:
         """Carry out a search and tell how: arguments as for `search`."""
-        _, explanation = self._search_one(query, vector, k, where, mode, encoder, hybrid)
-        return explanation
+        return Searcher(self._snapshot, mode, encoder, hybrid).one(query, vector, k, where)[1]
 
     def search_many(
         self,
@@ -287,16 +279,7 @@ class Collection:
             encoder: The model that made the collection's vectors.
             hybrid: How mode ``"hybrid"`` fuses.
         """
-        prepared = self._prepare(queries, vectors, mode, encoder)
-        mask = self._mask(where)
-        ranked = SEARCH_MODES[mode].run(self._searchable(hybrid), prepared, check_k(k), mask)
-        rows = [ids for ids, _ in ranked]
-        return BatchResult(
-            rows=rows,
-            scores=[scores for _, scores in ranked],
-            chunk_ids=self._take("chunk_id", rows),
-            doc_ids=self._take("doc_id", rows),
-        )
+        return Searcher(self._snapshot, mode, encoder, hybrid).many(queries, vectors, k, where)
 
     # Changing.
 
@@ -328,7 +311,7 @@ class Collection:
             self._catch_up()
             present = self._snapshot.rows.column("chunk_id")
             if chunk_ids is None:
-                doomed = present.filter(pa.array(self._mask(where))).to_pylist()
+                doomed = present.filter(pa.array(row_mask(self._snapshot.rows, where))).to_pylist()
             else:
                 doomed = list(dict.fromkeys(check_texts(chunk_ids, name="chunk_ids")))
                 unknown = sorted(set(doomed) - set(present.to_pylist()))
@@ -339,7 +322,7 @@ class Collection:
                     )
             if doomed:
                 self._store.delete(doomed)
-                self._snapshot = _refresh(self._store)
+                self._snapshot = newest_snapshot(self._store)
         return len(doomed)
 
     def verify(self) -> dict[str, int]:
@@ -389,153 +372,12 @@ class Collection:
                 both = np.concatenate([self._snapshot.dense.vectors[keep], vectors])
                 stored = attach_vectors(everything.combine_chunks(), both)
                 self._store.replace(stored.replace_schema_metadata(_encode(self.metadata)))
-            self._snapshot = _refresh(self._store)
+            self._snapshot = newest_snapshot(self._store)
 
     def _catch_up(self) -> None:
         """Move to the newest version before changing it; the lock is held."""
         if self._store.latest() != self._snapshot.commit:
-            self._snapshot = _refresh(self._store)
-
-    def _mask(self, where: str | Condition | None) -> np.ndarray | None:
-        if where is None:
-            return None
-        from embedworks.index.filtering import evaluate  # Arrow's functions take time to import
-
-        return evaluate(where, self._snapshot.rows)
-
-    def _searchable(self, hybrid: HybridSettings | None) -> Searchable:
-        return Searchable(self._snapshot.dense, self._snapshot.bm25, hybrid or HybridSettings())
-
-    def _prepare(
-        self,
-        texts: Sequence[str] | None,
-        vectors: np.ndarray | None,
-        mode: str,
-        encoder: QueryEncoder | None,
-    ) -> Queries:
-        """Check queries and encode them when the mode needs vectors."""
-        if texts is None and vectors is None:
-            raise EmptyInputError("A search needs a query text or a vector.")
-        if texts is not None:
-            texts = check_texts(texts, name="queries")
-            blank = [number for number, text in enumerate(texts) if not text.strip()]
-            if blank:
-                raise EmptyInputError(
-                    f"{len(blank)} of {len(texts)} queries are empty (the first is number "
-                    f"{blank[0]}): write what you are looking for."
-                )
-        if vectors is None and SEARCH_MODES[mode].uses_vectors and encoder is not None:
-            encode = getattr(encoder, "encode_query", encoder.encode)
-            vectors = np.asarray(encode(texts))
-        if vectors is not None:
-            vectors = check_vectors(vectors, name="query vectors", dim=self.dim, allow_empty=True)
-            if texts is not None and len(texts) != len(vectors):
-                raise ShapeError(f"{len(texts)} queries come with {len(vectors)} vectors.")
-            zero = int((~vectors.any(axis=1)).sum())
-            if zero and SEARCH_MODES[mode].uses_vectors:
-                warnings.warn(
-                    f"{zero} of {len(vectors)} queries have a zero vector (no token the model "
-                    "knows): the dense ranking says nothing about them.",
-                    DataWarning,
-                    stacklevel=4,
-                )
-        return Queries(texts, vectors)
-
-    def _search_one(
-        self,
-        query: str | None,
-        vector: np.ndarray | None,
-        k: int,
-        where: str | Condition | None,
-        mode: str,
-        encoder: QueryEncoder | None,
-        hybrid: HybridSettings | None,
-    ) -> tuple[list[Hit], Explanation]:
-        k = check_k(k)
-        clock = _Clock()
-        if query is not None and not isinstance(query, str):
-            raise InputError(f"query must be a string, got {type(query).__name__}.")
-        condition = parse_where(where) if isinstance(where, str) else where
-        mask = self._mask(condition)
-        clock.lap("filter")
-        vectors = None if vector is None else np.atleast_2d(np.asarray(vector))
-        if vectors is not None and len(vectors) != 1:
-            raise ShapeError(f"vector must have shape (D,), got {np.shape(vector)}.")
-        queries = self._prepare(None if query is None else [query], vectors, mode, encoder)
-        clock.lap("encode")
-        searchable = self._searchable(hybrid)
-        ids, scores = SEARCH_MODES[mode].run(searchable, queries, k, mask)[0]
-        clock.lap("rank")
-        hits = self._hits(ids, scores, query)
-        clock.lap("highlight")
-        matching = len(self) if mask is None else int(mask.sum())
-        explanation = Explanation(
-            mode=mode,
-            where=None if condition is None else str(condition),
-            rows=len(self),
-            matching=matching,
-            plan=SEARCH_MODES[mode].plan(searchable, matching),
-            seconds=clock.laps,
-            version=self.version,
-        )
-        return hits, explanation
-
-    def _hits(self, ids: np.ndarray, scores: np.ndarray, query: str | None) -> list[Hit]:
-        rows = self._snapshot.rows.take(_arrow_integers(ids)).to_pylist()
-        analyzer = self._snapshot.bm25.analyzer
-        terms = set(analyzer.terms(query or ""))
-        hits = []
-        for rank, (row, score) in enumerate(zip(rows, scores.tolist(), strict=True), start=1):
-            found = best_passage(row["text"], terms, analyzer=analyzer)
-            others = {
-                name: value
-                for name, value in row.items()
-                if name not in _HIT_COLUMNS and value is not None
-            }
-            hits.append(
-                Hit(
-                    rank=rank,
-                    score=score,
-                    chunk_id=row["chunk_id"],
-                    doc_id=row["doc_id"] or row["chunk_id"],
-                    title=row["title"] or "",
-                    path=row["path"] or "",
-                    start_line=row["start_line"],
-                    end_line=row["end_line"],
-                    text=row["text"],
-                    passage=found.text,
-                    highlights=found.spans,
-                    attributes=others,
-                )
-            )
-        return hits
-
-    def _take(self, column: str, rows: list[np.ndarray]) -> list[list[str]]:
-        """Return a text column's values for lists of row numbers."""
-        sizes = [len(part) for part in rows]
-        flat = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
-        values = self._snapshot.rows.column(column).take(_arrow_integers(flat)).to_pylist()
-        ends = np.cumsum(sizes).tolist()
-        return [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-
-
-class _Clock:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
-
-
-def _arrow_integers(values: np.ndarray) -> pa.Array:
-    """View int64 values as an Arrow array; unlike ``pa.array`` this never imports pandas."""
-    buffer = pa.py_buffer(np.ascontiguousarray(values, dtype=np.int64))
-    return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
+            self._snapshot = newest_snapshot(self._store)
 
 
 def _checked_vectors(vectors: np.ndarray, rows: int, *, dim: int | None) -> np.ndarray:
@@ -571,36 +413,3 @@ def _check_format(path: Path) -> None:
             f"reads {FORMAT_VERSION}. Open it with the version that wrote it, or make it again in "
             "another folder."
         )
-
-
-def _cached(path: Path, commit: Commit) -> Snapshot | None:
-    """Map the cache of a version; None when it is missing or damaged."""
-    try:
-        return Snapshot.load(commit, path / "cache" / commit.name)
-    except (FormatError, NotFoundError):
-        return None
-
-
-def _refresh(store: TableStore) -> Snapshot:
-    """Return the newest version, making its cache and removing others; the lock is held."""
-    commit = store.latest()
-    assert commit is not None
-    snapshot = _cached(store.folder, commit)
-    if snapshot is None:
-        built = Snapshot.build(commit, store.read(commit.version))
-        folder = store.folder / "cache" / commit.name
-        try:
-            built.save(folder)
-            snapshot = Snapshot.load(commit, folder)
-        except StorageError as error:
-            warnings.warn(
-                f"Version {commit.version} of {store.folder} is stored, but its cache could not "
-                f"be written ({error.strerror}); it is made again each time it is opened.",
-                DataWarning,
-                stacklevel=4,
-            )
-            return built
-    for entry in (store.folder / "cache").iterdir():
-        if entry.name != commit.name:
-            shutil.rmtree(entry, ignore_errors=True)
-    return snapshot

@@ -66,12 +66,12 @@ class ExactIndex:
                 f"vectors contain NaN or infinity in {len(bad)} of {len(vectors)} rows, "
                 f"the first is row {bad[0]}."
             )
+        self._scale: np.ndarray | None = None
         if self.similarity == "cosine":
             with np.errstate(divide="ignore"):
                 self._scale = np.where(self.norms > 0, 1.0 / self.norms, 0.0)
             self._largest = 1.0
         else:
-            self._scale = None
             self._largest = float(self.norms.max(initial=0.0))
 
     def __len__(self) -> int:
@@ -123,8 +123,10 @@ class ExactIndex:
         """Say in words how a search over ``matching`` rows is carried out."""
         total = len(self.vectors)
         if matching < _GATHER_BELOW * total:
-            return f"exact {self.similarity}: gather {matching:,} of {total:,} vectors, then score them"
-        masked = ", then drop those that do not match" if matching < total else ""
+            return (
+                f"exact {self.similarity}: copy out {matching:,} of {total:,} vectors, score them"
+            )
+        masked = ", drop those that do not match" if matching < total else ""
         return f"exact {self.similarity}: score all {total:,} vectors in blocks{masked}"
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -176,7 +178,7 @@ class ExactIndex:
                     parts = np.partition(approximate[fresh], place, axis=1)
                     thresholds[fresh] = parts[:, place]
             limits = thresholds - margins
-            for number in np.flatnonzero(best >= limits):
+            for number in np.flatnonzero(best >= limits).tolist():
                 columns = np.flatnonzero(approximate[number] >= limits[number])
                 if np.isneginf(limits[number]):
                     columns = columns[approximate[number, columns] > -np.inf]

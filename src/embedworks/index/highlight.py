@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Collection as CollectionOf
 from dataclasses import dataclass
 
@@ -72,7 +74,7 @@ def _pieces(text: str, max_length: int) -> list[tuple[int, int]]:
     """Split into sentences or lines; one longer than ``max_length`` is cut between words."""
     edges = [0, *(match.end() for match in _BOUNDARY.finditer(text)), len(text)]
     pieces: list[tuple[int, int]] = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         while end - start > max_length:
             space = text.rfind(" ", start + max_length // 2, start + max_length)
             cut = space + 1 if space >= 0 else start + max_length
@@ -88,16 +90,24 @@ def _best_window(
     matches: list[tuple[int, int, set[str]]],
     max_length: int,
 ) -> tuple[int, int]:
-    """Return the run of whole pieces with most distinct terms, then most matches, then first."""
+    """Return the run of whole pieces with most distinct terms, then most matches, then first.
+
+    Slides over the pieces once: linear in the length of the text.
+    """
+    counts: Counter[str] = Counter()
     best, best_score = (0, 0), (-1, -1)
-    for first, (start, end) in enumerate(pieces):
-        for following_start, following_end in pieces[first + 1 :]:
-            if following_end - start > max_length:
-                break
-            assert following_start == end
-            end = following_end
-        inside = [found for s, e, found in matches if s >= start and e <= end]
-        score = (len(set().union(*inside)), len(inside))
+    last, entering, leaving = 0, 0, 0
+    for start, _ in pieces:
+        while last < len(pieces) and pieces[last][1] - start <= max_length:
+            last += 1
+        end = pieces[last - 1][1]
+        while entering < len(matches) and matches[entering][1] <= end:
+            counts.update(matches[entering][2])
+            entering += 1
+        while leaving < entering and matches[leaving][0] < start:
+            counts.subtract(matches[leaving][2])
+            leaving += 1
+        score = (sum(1 for count in counts.values() if count > 0), entering - leaving)
         if score > best_score:
             best, best_score = (start, end), score
     return best

@@ -96,8 +96,8 @@ class Explanation:
 
     def __str__(self) -> str:
         head = (
-            f"{self.mode} search of version {self.version}: {self.matching:,} of {self.rows:,} rows "
-            f"match ({self.selectivity:.1%})"
+            f"{self.mode} search of version {self.version}: {self.matching:,} of {self.rows:,} "
+            f"rows match ({self.selectivity:.1%})"
         )
         times = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in self.seconds.items())
         filters = [f"filter: {self.where}"] if self.where else []

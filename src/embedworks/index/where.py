@@ -21,10 +21,10 @@ Grammar (keywords in any case)::
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any, ClassVar, NoReturn
 
 from embedworks.errors import QuerySyntaxError
@@ -92,12 +92,12 @@ class Compare(_Predicate):
     value: Literal
 
     FUNCTIONS: ClassVar[dict[str, Callable[[Any, Any], bool]]] = {
-        "=": operator.eq,
-        "!=": operator.ne,
-        "<": operator.lt,
-        "<=": operator.le,
-        ">": operator.gt,
-        ">=": operator.ge,
+        "=": eq,
+        "!=": ne,
+        "<": lt,
+        "<=": le,
+        ">": gt,
+        ">=": ge,
     }
 
     def __str__(self) -> str:
@@ -157,6 +157,7 @@ class Not(Condition):
     part: Condition
 
     def columns(self) -> frozenset[str]:
+        """Return the columns of the negated part."""
         return self.part.columns()
 
     def __str__(self) -> str:

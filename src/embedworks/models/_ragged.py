@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,6 @@ TOKENS_WORTH_THREADS = 1_024
 
 _BATCH_CHARS = 4_000_000
 _BATCH_TEXTS = 16_384
-_GATHER_TOKENS = 16_384
 _FAST_MODULE = "embedworks.models._fast_encode"
 
 _plain_chars_seen = 0
@@ -169,26 +169,13 @@ def sum_rows(table: np.ndarray, ids: np.ndarray, offsets: np.ndarray) -> np.ndar
                [0., 0.],
                [0., 2.]], dtype=float32)
     """
-    counts = np.diff(offsets)
-    blocks = -(-counts // SUM_BLOCK)
-    first_block = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(blocks, out=first_block[1:])
-    owner = np.repeat(np.arange(len(counts)), blocks)
-    within = np.arange(first_block[-1]) - first_block[owner]
-    starts = offsets[owner] + SUM_BLOCK * within
-    block_sums = np.zeros((len(starts), table.shape[1]), dtype=np.float32)
-    edges = np.append(starts, offsets[-1])
-    low = 0
-    while low < len(starts):
-        high = int(np.searchsorted(edges, edges[low] + _GATHER_TOKENS, side="right")) - 1
-        high = min(max(high, low + 1), len(starts))
-        rows = table[ids[edges[low] : edges[high]]]
-        block_sums[low:high] = np.add.reduceat(rows, edges[low:high] - edges[low], axis=0)
-        low = high
-    sums = np.zeros((len(counts), table.shape[1]), dtype=np.float32)
-    single = blocks == 1
-    sums[single] = block_sums[first_block[:-1][single]]
-    for text in np.flatnonzero(blocks > 1):
-        parts = block_sums[first_block[text] : first_block[text + 1]]
-        sums[text] = parts.sum(axis=0, dtype=np.float64)
+    sums = np.zeros((len(offsets) - 1, table.shape[1]), dtype=np.float32)
+    for text, (begin, end) in enumerate(pairwise(offsets.tolist())):
+        if end - begin <= SUM_BLOCK:
+            sums[text] = np.add.reduce(table[ids[begin:end]], axis=0)
+            continue
+        total = np.zeros(table.shape[1], dtype=np.float64)
+        for low in range(begin, end, SUM_BLOCK):
+            total += np.add.reduce(table[ids[low : min(low + SUM_BLOCK, end)]], axis=0)
+        sums[text] = total
     return sums

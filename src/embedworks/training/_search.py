@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from embedworks.data import embedding_text
+from embedworks.data.chunking import with_title
 from embedworks.errors import FormatError
 from embedworks.evaluation import Comparison, chunk_run_to_doc_run, compare_runs
 from embedworks.index import Collection, Explanation, Hit
@@ -152,7 +152,7 @@ def evaluate_run_folder(
         base = load(base_name)
         rows = searcher.collection.rows
         shown = [
-            embedding_text(title, text)
+            with_title(title, text)
             for title, text in zip(rows["title"].to_pylist(), rows["text"].to_pylist(), strict=True)
         ]
         vectors, _ = encode_batched(base, shown)

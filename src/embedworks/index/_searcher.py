@@ -1,0 +1,202 @@
+"""Search one version of a collection: check the query, filter, rank, show."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from embedworks._core.validation import check_k, check_texts, check_vectors
+from embedworks.errors import DataWarning, EmptyInputError, InputError, ShapeError
+from embedworks.index._snapshot import Snapshot
+from embedworks.index.highlight import best_passage
+from embedworks.index.modes import SEARCH_MODES, HybridSettings, Queries, Searchable
+from embedworks.index.results import BatchResult, Explanation, Hit
+from embedworks.index.where import Condition, parse_where
+
+__all__ = ["QueryEncoder", "Searcher"]
+
+_HIT_COLUMNS = ("chunk_id", "doc_id", "title", "path", "start_line", "end_line", "text")
+
+
+class QueryEncoder(Protocol):
+    """Anything that turns texts into vectors; ``encode_query`` is used when it is there."""
+
+    def encode(self, texts: Sequence[str], /) -> np.ndarray:
+        """Return float vectors of shape (N, D)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Searcher:
+    """One snapshot and the options of one search."""
+
+    snapshot: Snapshot
+    mode: str
+    encoder: QueryEncoder | None
+    hybrid: HybridSettings | None
+
+    def one(
+        self,
+        query: str | None,
+        vector: np.ndarray | None,
+        k: int,
+        where: str | Condition | None,
+    ) -> tuple[list[Hit], Explanation]:
+        """Search for one query; returns the hits and how they were found."""
+        mode, k = SEARCH_MODES[self.mode], check_k(k)
+        clock = _Clock()
+        if query is not None and not isinstance(query, str):
+            raise InputError(f"query must be a string, got {type(query).__name__}.")
+        condition = parse_where(where) if isinstance(where, str) else where
+        mask = row_mask(self.snapshot.rows, condition)
+        clock.lap("filter")
+        queries = self._prepare(None if query is None else [query], _one_vector(vector))
+        clock.lap("encode")
+        ids, scores = mode.run(self._searchable(), queries, k, mask)[0]
+        clock.lap("rank")
+        hits = self._hits(ids, scores, query or "")
+        clock.lap("highlight")
+        rows = len(self.snapshot.rows)
+        matching = rows if mask is None else int(mask.sum())
+        explanation = Explanation(
+            mode=self.mode,
+            where=None if condition is None else str(condition),
+            rows=rows,
+            matching=matching,
+            plan=mode.plan(self._searchable(), matching),
+            seconds=clock.laps,
+            version=self.snapshot.commit.version,
+        )
+        return hits, explanation
+
+    def many(
+        self,
+        queries: Sequence[str] | None,
+        vectors: np.ndarray | None,
+        k: int,
+        where: str | Condition | None,
+    ) -> BatchResult:
+        """Search for Q queries under one filter."""
+        mode, k = SEARCH_MODES[self.mode], check_k(k)
+        mask = row_mask(self.snapshot.rows, where)
+        ranked = mode.run(self._searchable(), self._prepare(queries, vectors), k, mask)
+        rows = [ids for ids, _ in ranked]
+        return BatchResult(
+            rows=rows,
+            scores=[scores for _, scores in ranked],
+            chunk_ids=self._values("chunk_id", rows),
+            doc_ids=self._values("doc_id", rows),
+        )
+
+    def _searchable(self) -> Searchable:
+        hybrid = self.hybrid or HybridSettings()
+        return Searchable(self.snapshot.dense, self.snapshot.bm25, hybrid)
+
+    def _prepare(self, texts: Sequence[str] | None, vectors: np.ndarray | None) -> Queries:
+        """Check queries and encode them when the mode needs vectors."""
+        if texts is None and vectors is None:
+            raise EmptyInputError("A search needs a query text or a vector.")
+        if texts is not None:
+            texts = check_texts(texts, name="queries")
+            blank = [number for number, text in enumerate(texts) if not text.strip()]
+            if blank:
+                raise EmptyInputError(
+                    f"{len(blank)} of {len(texts)} queries are empty (the first is number "
+                    f"{blank[0]}): write what you are looking for."
+                )
+        uses_vectors = SEARCH_MODES[self.mode].uses_vectors
+        if vectors is None and texts and uses_vectors and self.encoder is not None:
+            encode = getattr(self.encoder, "encode_query", self.encoder.encode)
+            vectors = np.asarray(encode(texts))
+        if vectors is not None:
+            dim = self.snapshot.dense.vectors.shape[1]
+            vectors = check_vectors(vectors, name="query vectors", dim=dim, allow_empty=True)
+            if texts is not None and len(texts) != len(vectors):
+                raise ShapeError(f"{len(texts)} queries come with {len(vectors)} vectors.")
+            zero = int((~vectors.any(axis=1)).sum())
+            if zero and uses_vectors:
+                warnings.warn(
+                    f"{zero} of {len(vectors)} queries have a zero vector (no token the model "
+                    "knows): the dense ranking says nothing about them.",
+                    DataWarning,
+                    stacklevel=5,
+                )
+        return Queries(texts, vectors)
+
+    def _hits(self, ids: np.ndarray, scores: np.ndarray, query: str) -> list[Hit]:
+        rows = self.snapshot.rows.take(_arrow_integers(ids)).to_pylist()
+        terms = set(self.snapshot.bm25.analyzer.terms(query))
+        return [
+            self._hit(rank, score, row, terms)
+            for rank, (row, score) in enumerate(zip(rows, scores.tolist(), strict=True), start=1)
+        ]
+
+    def _hit(self, rank: int, score: float, row: dict[str, Any], terms: set[str]) -> Hit:
+        found = best_passage(row["text"], terms, analyzer=self.snapshot.bm25.analyzer)
+        others = {n: v for n, v in row.items() if n not in _HIT_COLUMNS and v is not None}
+        return Hit(
+            rank=rank,
+            score=score,
+            chunk_id=row["chunk_id"],
+            doc_id=row["doc_id"],
+            title=row["title"] or "",
+            path=row["path"] or "",
+            start_line=row["start_line"],
+            end_line=row["end_line"],
+            text=row["text"],
+            passage=found.text,
+            highlights=found.spans,
+            attributes=others,
+        )
+
+    def _values(self, column: str, rows: list[np.ndarray]) -> list[list[str]]:
+        """Return a text column's values for lists of row numbers."""
+        sizes = [len(part) for part in rows]
+        flat = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+        values = self.snapshot.rows.column(column).take(_arrow_integers(flat)).to_pylist()
+        ends = np.cumsum(sizes).tolist()
+        return [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def row_mask(rows: pa.Table, where: str | Condition | None) -> np.ndarray | None:
+    """Return which rows pass a filter, or None when there is none."""
+    if where is None:
+        return None
+    from embedworks.index.filtering import evaluate  # Arrow's functions take time to import
+
+    return evaluate(where, rows)
+
+
+def _one_vector(vector: np.ndarray | None) -> np.ndarray | None:
+    """Return one vector (D,) as an array (1, D)."""
+    if vector is None:
+        return None
+    array = np.atleast_2d(np.asarray(vector))
+    if len(array) != 1:
+        raise ShapeError(f"vector must have shape (D,), got {np.shape(vector)}.")
+    return array
+
+
+def _arrow_integers(values: np.ndarray) -> pa.Array:
+    """View int64 values as an Arrow array; unlike ``pa.array`` this never imports pandas."""
+    buffer = pa.py_buffer(np.ascontiguousarray(values, dtype=np.int64))
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
