@@ -216,18 +216,18 @@ def test_pipes_and_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="path length limits")
 def test_folders_nested_deeper_than_python_recurses(tmp_path: Path) -> None:
-    here = os.open(tmp_path, os.O_RDONLY)
+    paths = [tmp_path / "d"]
+    for _ in range(1100):
+        paths[-1].mkdir()
+        paths.append(paths[-1] / "d")
+    bottom = paths.pop()
+    (bottom.parent / "a.txt").write_text("deep down")
     try:
-        deep = tmp_path.joinpath(*["d"] * 1200)
-        deep.mkdir(parents=True)
-        (deep / "a.txt").write_text("deep down")
-        assert read_documents(tmp_path)[0].path == "d/" * 1200 + "a.txt"
-        for _ in range(1200):  # pytest removes folders recursively, so make them shallow again
-            deep.joinpath("a.txt").unlink(missing_ok=True)
-            deep.rmdir()
-            deep = deep.parent
-    finally:
-        os.close(here)
+        assert read_documents(tmp_path)[0].path == "d/" * 1100 + "a.txt"
+    finally:  # pytest removes folders recursively, so make them shallow again
+        (bottom.parent / "a.txt").unlink()
+        for path in reversed(paths):
+            path.rmdir()
 
 
 def test_duplicates_are_removed_and_counted(tmp_path: Path) -> None:
@@ -395,7 +395,11 @@ def test_a_csv_row_with_too_many_fields_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_no_table_is_an_error_when_it_is_the_source(tmp_path: Path) -> None:
-    for name, data in (("a.csv", b"caf\xe9,text\n"), ("b.csv", b"text,text\n1,2\n"), ("c.csv", b"")):
+    for name, data in (
+        ("a.csv", b"caf\xe9,text\n"),
+        ("b.csv", b"text,text\n1,2\n"),
+        ("c.csv", b""),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(EmbedworksError):
             read_documents(tmp_path / name)

@@ -32,9 +32,11 @@ def clip(text: object, limit: int) -> str:
         >>> clip("one  two three", 8)
         'one two…'
     """
-    # Twice the limit is enough to fill it unless the text is mostly white space.
-    line = " ".join(str(text)[: 4 * limit].split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    head = str(text)[: 20 * limit]
+    line = " ".join(head.split())
+    if len(line) <= limit and len(head) == len(str(text)):
+        return line
+    return line[: limit - 1].rstrip() + "…"
 
 
 def number(value: object) -> str:

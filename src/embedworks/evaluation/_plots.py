@@ -214,7 +214,7 @@ def _group_names(
         label = clip(name, 24)
         half = 4.2 * len(label) + 6
         x = min(max(float(np.mean(xs[dense])), half + 4), width - half - 4)
-        y = min(max(float(np.mean(ys[dense])), 20.0), height - 30.0)
+        y = min(max(float(ys[dense].min()) - 14.0, 20.0), height - 30.0)
         if any(abs(x - a) < half + b and abs(y - c) < 20 for a, b, c in placed):
             continue
         placed.append((x, half, y))

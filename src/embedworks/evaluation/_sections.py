@@ -155,10 +155,15 @@ def _counts(table: Comparison) -> str:
     first = next(iter(table.results.values()))
     parts = []
     if first.skipped:
-        parts.append(f"{first.skipped:,} questions without a relevant document are left out.")
+        plural = "question" if first.skipped == 1 else "questions"
+        verb = "is" if first.skipped == 1 else "are"
+        parts.append(
+            f"{first.skipped:,} {plural} without a relevant document {verb} left out of the scores."
+        )
     silent = {name: r.without_results for name, r in table.results.items() if r.without_results}
     parts += [
-        f"{esc(clip(name, 60))} returned nothing for {count:,} questions; they score 0."
+        f"{esc(clip(name, 60))} returned nothing for {count:,} of {table.n:,} questions; "
+        "they score 0."
         for name, count in silent.items()
     ]
     return f'<p class="note">{" ".join(parts)}</p>' if parts else ""

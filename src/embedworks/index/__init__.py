@@ -25,10 +25,12 @@ __getattr__, __dir__, __all__ = _attach(
         "best_passage": "highlight",
         "convex_combination": "fusion",
         "evaluate": "filtering",
+        "expand_terms": "feedback",
         "parse_where": "where",
+        "rank_weights": "feedback",
         "reciprocal_rank_fusion": "fusion",
-        "rm3": "feedback",
         "rocchio": "feedback",
+        "standardize": "fusion",
         "topk": "exact",
     },
 )

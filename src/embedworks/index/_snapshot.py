@@ -26,7 +26,7 @@ __all__ = ["CACHE_VERSION", "Snapshot"]
 
 CACHE_VERSION = 1
 METADATA_KEY = b"embedworks"
-_FILES = ("rows.arrow", "vectors.npy", "norms.npy")
+_FILES = ("rows.arrow", "vectors.npy", "norms.npy", "mean.npy", "covariance.npy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,10 @@ class Snapshot:
             ):
                 writer.write_table(self.rows)
             np.save(temporary / "vectors.npy", self.dense.vectors, allow_pickle=False)
+            mean, covariance = self.dense.statistics
             np.save(temporary / "norms.npy", self.dense.norms, allow_pickle=False)
+            np.save(temporary / "mean.npy", mean, allow_pickle=False)
+            np.save(temporary / "covariance.npy", covariance, allow_pickle=False)
             self.bm25.save(temporary / "bm25")
             about = {
                 "cache_version": CACHE_VERSION,
@@ -108,13 +111,14 @@ class Snapshot:
                 _check_file(folder / name, about["files"][name], verify=verify)
             with pa.memory_map(str(folder / "rows.arrow")) as source:
                 rows = pa.ipc.open_file(source).read_all()
-            vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-            norms = np.load(folder / "norms.npy", mmap_mode="r", allow_pickle=False)
+            vectors, norms, mean, covariance = (
+                np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in _FILES[1:]
+            )
             bm25 = BM25Index.load(folder / "bm25", verify=verify)
             shapes = (len(rows), len(bm25), *vectors.shape)
             if shapes != (about["rows"], about["rows"], about["rows"], about["dim"]):
                 raise FormatError(f"The parts of {folder} do not fit each other: {shapes}.")
-            dense = ExactIndex(vectors, norms=norms)
+            dense = ExactIndex(vectors, norms=norms, statistics=(mean, covariance))
         except (FileNotFoundError, KeyError, TypeError, ValueError, EOFError) as error:
             if isinstance(error, FormatError | NotFoundError):
                 raise

@@ -11,25 +11,31 @@ from typing import Any
 import snowballstemmer
 
 from embedworks._core.registry import did_you_mean
-from embedworks._core.validation import check_choice, check_in_range
+from embedworks._core.validation import check_choice
 from embedworks.errors import FormatError
 
 __all__ = ["STOP_WORDS", "Analyzer"]
 
 _STOP_TEXT = """
-a an and are as at be been but by can could did do does for from had has have he her his how i if
-in into is it its may me more my no not of on or our she should so some such than that the their
-them then there these they this those to was we were what when where which who why will with would
-you your
+a about above after again all also am an and any are as at be because been before being below between
+both but by can could did do does doing down during each few for from further had has have having he
+her here hers him his how i if in into is it its itself just me more most my no nor not of off on once
+only or other our out over own s same she should so some such t than that the their them then there
+these they this those through to too under until up very was we were what when where which while who
+whom why will with would you your
 """
 
 #: English words that say how a sentence is built and not what it is about.
 STOP_WORDS = frozenset(_STOP_TEXT.split())
 
+#: Function words are terms with this mark, which no other term can begin with.
+FUNCTION_MARK = "'"
+
 _RAW_WORD = re.compile(r"\w+(?:[.'’]\w+)*")
 _PARTS = re.compile(r"[^\W_]+")
 _CASE_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W_A-Za-z0-9]+")
 _CACHE_LIMIT = 1_000_000
+_LONGEST_TERM = 64
 
 
 @dataclass(frozen=True)
@@ -37,27 +43,25 @@ class Analyzer:
     """Text to terms, with a cache per word.
 
     A dotted, snake_case or camelCase name gives its parts and, as one more term, the whole:
-    ``os.path.joinPath`` is found by "path", by "join" and by its full name.
+    ``os.path.joinPath`` is found by "path", by "join" and by its full name. Words longer than
+    64 characters are cut.
 
     Attributes:
         stemmer: ``"english"`` (Snowball) or ``"none"``.
-        stop_words: Whether to drop `STOP_WORDS`.
-        split_identifiers: Whether names are split into parts.
-        keep_identifiers: Whether a split name is also kept whole.
-        max_word_length: Longer words are cut to this many characters.
+        stop_words: Whether `STOP_WORDS` are function words; they count only in a text that has
+            nothing else, such as "to be or not to be".
 
     Example:
         >>> Analyzer().terms("The parsers of HTTPServer.do_GET")
         ['parser', 'http', 'server', 'get', 'httpserver.do_get']
         >>> Analyzer(stemmer="none").terms("Café parsers")
         ['cafe', 'parsers']
+        >>> Analyzer().terms("is not")
+        ["'is", "'not"]
     """
 
     stemmer: str = "english"
     stop_words: bool = True
-    split_identifiers: bool = True
-    keep_identifiers: bool = True
-    max_word_length: int = 64
     _cache: dict[str, tuple[str, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -65,12 +69,19 @@ class Analyzer:
 
     def __post_init__(self) -> None:
         check_choice(self.stemmer, ("english", "none"), name="stemmer")
-        check_in_range(self.max_word_length, name="max_word_length", low=1)
         if self.stemmer == "english":
             object.__setattr__(self, "_stem", snowballstemmer.stemmer("english").stemWord)
 
     def terms(self, text: str) -> list[str]:
-        """Return the terms of a text in order, repeats included."""
+        """Return what a text is about: its terms in order, repeats included.
+
+        Function words are left out unless there is nothing else.
+        """
+        found = self.all_terms(text)
+        return [term for term in found if term[0] != FUNCTION_MARK] or found
+
+    def all_terms(self, text: str) -> list[str]:
+        """Return all terms of a text in order, function words with their mark."""
         found: list[str] = []
         cache = self._cache
         for word in _RAW_WORD.findall(text):
@@ -125,19 +136,15 @@ class Analyzer:
             word = "".join(c for c in decomposed if not unicodedata.combining(c))
         if "'" in word:  # possessives and contractions are one word each
             word = re.sub(r"'[sS]\b", "", word).replace("'", "")
-        if not self.split_identifiers:
-            yield from self._finish(word.strip("_"))
-            return
         parts = []
         for piece in _PARTS.findall(word):
             mixed = not (piece.islower() or piece.isdigit() or piece.isupper())
             parts.extend(_CASE_PARTS.findall(piece) if mixed else [piece])
         for part in parts:
-            yield from self._finish(part)
-        if len(parts) > 1 and self.keep_identifiers:
-            yield word.strip("_").casefold()[: self.max_word_length]
-
-    def _finish(self, word: str) -> Iterator[str]:
-        term = word.casefold()[: self.max_word_length]
-        if term and not (self.stop_words and term in STOP_WORDS):
-            yield self._stem(term) if self._stem is not None else term
+            term = part.casefold()[:_LONGEST_TERM]
+            if self.stop_words and term in STOP_WORDS:
+                yield FUNCTION_MARK + term
+            else:
+                yield self._stem(term) if self._stem is not None else term
+        if len(parts) > 1:
+            yield word.strip("_").casefold()[:_LONGEST_TERM]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from embedworks._core.files import atomic_directory, read_json, sha256_of_file, write_json
 from embedworks._core.validation import check_in_range, check_k, check_texts
 from embedworks.errors import FormatError, NotFoundError, ShapeError
-from embedworks.index.analysis import Analyzer
+from embedworks.index.analysis import FUNCTION_MARK, Analyzer
 
 __all__ = ["BM25Index"]
 
@@ -29,8 +30,7 @@ _ARRAYS = {
     "idf": np.float32,  # (V,)
     "row_start": np.int64,  # (M + 1,) where each row's terms begin
     "row_terms": np.int32,  # (P,) term of each entry, ascending within a row
-    "row_counts": np.int32,  # (P,) how often the term occurs in the row
-    "lengths": np.int32,  # (M,) number of terms of each row, repeats included
+    "row_impacts": np.float32,  # (P,) the same scores in row order
 }
 
 
@@ -84,12 +84,12 @@ class BM25Index:
         if titles is not None and len(titles) != len(texts):
             raise ShapeError(f"{len(texts)} texts need {len(texts)} titles, got {len(titles)}.")
         analyzer = analyzer or Analyzer()
-        vocabulary, term_ids, lengths = _number_terms(texts, titles, analyzer)
-        arrays = _postings(term_ids, lengths, len(vocabulary), k1=k1, b=b)
+        vocabulary, term_ids, occurrences = _number_terms(texts, titles, analyzer)
+        arrays = _postings(term_ids, occurrences, _content(vocabulary), k1=k1, b=b)
         return cls(analyzer, k1, b, vocabulary, arrays)
 
     def __len__(self) -> int:
-        return len(self.arrays["lengths"])
+        return len(self.arrays["row_start"]) - 1
 
     def query_terms(self, query: str) -> dict[int, float]:
         """Return the query's known terms and how often each occurs: term number -> count."""
@@ -148,9 +148,15 @@ class BM25Index:
         return rows[order], found[order]
 
     def row_profile(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``(terms, counts)`` of one row, for relevance feedback."""
+        """Return ``(terms, scores)`` of one row, function words left out, for feedback."""
         part = slice(self.arrays["row_start"][row], self.arrays["row_start"][row + 1])
-        return self.arrays["row_terms"][part], self.arrays["row_counts"][part]
+        terms, scores = self.arrays["row_terms"][part], self.arrays["row_impacts"][part]
+        keep = self._is_content[terms]
+        return terms[keep], scores[keep]
+
+    @cached_property
+    def _is_content(self) -> np.ndarray:
+        return _content(self.vocabulary)
 
     def memory(self) -> int:
         """Return the bytes of the index's arrays."""
@@ -237,11 +243,10 @@ class BM25Index:
             "term_start": terms + 1,
             "idf": terms,
             "row_start": rows + 1,
-            "lengths": rows,
+            "rows": postings,
             "impacts": postings,
             "row_terms": postings,
-            "row_counts": postings,
-            "rows": postings,
+            "row_impacts": postings,
         }
         for name, kind in _ARRAYS.items():
             if arrays[name].shape != (shapes[name],) or arrays[name].dtype != kind:
@@ -270,46 +275,54 @@ def _check_file(folder: Path, name: str, expected: Mapping[str, Any], *, verify:
 def _number_terms(
     texts: Sequence[str], titles: Sequence[str] | None, analyzer: Analyzer
 ) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
-    """Number all terms: ``(vocabulary, term of every occurrence (T,), lengths (M,))``."""
+    """Number all terms: ``(vocabulary, term of every occurrence (T,), occurrences (M,))``."""
     vocabulary: dict[str, int] = {}
     term_ids: list[int] = []
-    lengths = np.zeros(len(texts), dtype=np.int64)
+    occurrences = np.zeros(len(texts), dtype=np.int64)
     number = vocabulary.setdefault
     for row, text in enumerate(texts):
         before = len(term_ids)
         if titles is not None:
-            term_ids.extend([number(t, len(vocabulary)) for t in analyzer.terms(titles[row])])
-        term_ids.extend([number(t, len(vocabulary)) for t in analyzer.terms(text)])
-        lengths[row] = len(term_ids) - before
-    return vocabulary, np.array(term_ids, dtype=np.int64), lengths
+            term_ids.extend([number(t, len(vocabulary)) for t in analyzer.all_terms(titles[row])])
+        term_ids.extend([number(t, len(vocabulary)) for t in analyzer.all_terms(text)])
+        occurrences[row] = len(term_ids) - before
+    return vocabulary, np.array(term_ids, dtype=np.int64), occurrences
 
 
 def _postings(
-    term_ids: np.ndarray, lengths: np.ndarray, vocabulary_size: int, *, k1: float, b: float
+    term_ids: np.ndarray, occurrences: np.ndarray, content: np.ndarray, *, k1: float, b: float
 ) -> dict[str, np.ndarray]:
-    """Build both orders of the postings from the terms of all rows."""
-    total = len(lengths)
-    rows = np.repeat(np.arange(total, dtype=np.int64), lengths)
-    size = max(1, vocabulary_size)
+    """Build both orders of the postings from the terms of all rows.
+
+    ``content`` (V,) says which terms are no function words: only those make a row longer.
+    """
+    total, size = len(occurrences), max(1, len(content))
+    rows = np.repeat(np.arange(total, dtype=np.int64), occurrences)
+    lengths = np.bincount(rows, weights=content[term_ids], minlength=total)
     keys, counts = np.unique(rows * size + term_ids, return_counts=True)
     row, term = np.divmod(keys, size)
-    frequencies = np.bincount(term, minlength=vocabulary_size)
+    frequencies = np.bincount(term, minlength=len(content))
     idf = np.log1p((total - frequencies + 0.5) / (frequencies + 0.5))
     mean = max(1.0, float(lengths.mean())) if total else 1.0
     norm = k1 * (1.0 - b + b * lengths / mean)
     impacts = idf[term] * counts * (k1 + 1.0) / (counts + norm[row])
     order = np.argsort(term, kind="stable")
     found = {
-        "term_start": _starts(term, vocabulary_size),
+        "term_start": _starts(term, len(content)),
         "rows": row[order],
         "impacts": impacts[order],
         "idf": idf,
         "row_start": _starts(row, total),
         "row_terms": term,
-        "row_counts": counts,
-        "lengths": lengths,
+        "row_impacts": impacts,
     }
     return {name: np.ascontiguousarray(found[name], dtype=kind) for name, kind in _ARRAYS.items()}
+
+
+def _content(vocabulary: Mapping[str, int]) -> np.ndarray:
+    """Return which terms are no function words, (V,)."""
+    marks = (term[0] != FUNCTION_MARK for term in vocabulary)
+    return np.fromiter(marks, dtype=bool, count=len(vocabulary))
 
 
 def _starts(keys: np.ndarray, count: int) -> np.ndarray:

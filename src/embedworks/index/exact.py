@@ -9,6 +9,7 @@ the mask, the other queries or the number of threads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -21,6 +22,8 @@ SIMILARITIES = ("cosine", "dot")
 
 _BLOCK_BYTES = 32 * 2**20  # scores of one block of queries against one block of vectors
 _QUERY_BLOCK = 128
+_STATISTICS_ROWS = 200_000
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _GATHER_BELOW = 0.25  # with fewer matching rows than this, copy them out first
 
 
@@ -31,6 +34,7 @@ class ExactIndex:
         vectors: Float32 array of shape (M, D), possibly a memory map; not copied.
         similarity: ``"cosine"`` or ``"dot"``.
         norms: Float64 L2 norms of shape (M,) when they are known, to save a pass.
+        statistics: Mean (D,) and covariance (D, D) when they are known.
 
     Raises:
         ShapeError: When ``vectors`` is not a 2-D float32 array.
@@ -49,6 +53,7 @@ class ExactIndex:
         *,
         similarity: str = "cosine",
         norms: np.ndarray | None = None,
+        statistics: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         if vectors.ndim != 2 or vectors.dtype != np.float32:
             raise ShapeError(
@@ -66,6 +71,7 @@ class ExactIndex:
                 f"vectors contain NaN or infinity in {len(bad)} of {len(vectors)} rows, "
                 f"the first is row {bad[0]}."
             )
+        self._statistics = statistics
         self._scale: np.ndarray | None = None
         if self.similarity == "cosine":
             with np.errstate(divide="ignore"):
@@ -104,11 +110,8 @@ class ExactIndex:
             InputError: On a zero query under cosine.
         """
         k = check_k(k)
-        queries = check_vectors(
-            queries, name="queries", dim=self.vectors.shape[1], allow_empty=True
-        )
-        queries = self._prepare(queries, allow_zero=allow_zero)
-        rows = _matching_rows(mask, len(self.vectors))
+        queries = self.prepare(queries, allow_zero=allow_zero)
+        rows = matching_rows(mask, len(self.vectors))
         matching = len(self.vectors) if rows is None else len(rows)
         wanted = min(k, matching)
         ids = np.empty((len(queries), wanted), dtype=np.int64)
@@ -142,8 +145,10 @@ class ExactIndex:
             )
         return result
 
-    def _prepare(self, queries: np.ndarray, *, allow_zero: bool) -> np.ndarray:
-        """Give queries unit length under cosine."""
+    def prepare(self, queries: np.ndarray, *, allow_zero: bool = False) -> np.ndarray:
+        """Check queries (Q, D) and, under cosine, give them unit length."""
+        dim = self.vectors.shape[1]
+        queries = check_vectors(queries, name="queries", dim=dim, allow_empty=True)
         if self.similarity != "cosine":
             return queries
         norms = row_norms(queries)
@@ -156,12 +161,65 @@ class ExactIndex:
             )
         return np.asarray(queries / np.where(norms > 0, norms, 1.0)[:, None], dtype=np.float32)
 
+    def approximate(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return scores of prepared queries for ``rows``, float32 (Q, len(rows)).
+
+        They differ from `scores` by at most half of `margins`.
+        """
+        result = np.empty((len(queries), len(rows)), dtype=np.float32)
+        chosen = None if len(rows) == len(self.vectors) else rows
+        start = 0
+        for _, part in self._blocks(queries, chosen, gather=True):
+            result[:, start : start + part.shape[1]] = part
+            start += part.shape[1]
+        return result
+
+    def unit_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Return some vectors as the similarity sees them: unit length under cosine, float64."""
+        vectors = self.vectors[rows].astype(np.float64)
+        return vectors if self._scale is None else vectors * self._scale[rows][:, None]
+
+    def moments(self, query: np.ndarray) -> tuple[float, float]:
+        """Return mean and standard deviation of a prepared query's scores over all rows.
+
+        Computed from the vectors' mean and covariance, without scoring every row.
+        """
+        mean, covariance = self.statistics
+        wide = query.astype(np.float64)
+        variance = float((wide * (covariance * wide).sum(axis=1)).sum())
+        return float((mean * wide).sum()), max(0.0, variance) ** 0.5
+
+    @cached_property
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (D,) and covariance (D, D) of the vectors as the similarity sees them, float64.
+
+        Of more than 200,000 rows an even sample is taken.
+        """
+        total, dim = self.vectors.shape
+        if self._statistics is not None:
+            mean, covariance = self._statistics
+            if mean.shape != (dim,) or covariance.shape != (dim, dim):
+                raise ShapeError(
+                    f"statistics must have shapes ({dim},) and ({dim}, {dim}), got {mean.shape} "
+                    f"and {covariance.shape}."
+                )
+            return mean, covariance
+        sample = np.arange(0, total, max(1, -(-total // _STATISTICS_ROWS)))
+        mean, square = np.zeros(dim), np.zeros((dim, dim))
+        for start in range(0, len(sample), 4096):
+            part = self.unit_vectors(sample[start : start + 4096])
+            mean += part.sum(axis=0)
+            square += part.T @ part
+        count = max(1, len(sample))
+        mean /= count
+        return mean, square / count - np.outer(mean, mean)
+
     def _search_block(
         self, queries: np.ndarray, rows: np.ndarray | None, ids: np.ndarray, scores: np.ndarray
     ) -> None:
         """Fill ``ids`` and ``scores``, both (Q, k'), for one block of prepared queries."""
         wanted = ids.shape[1]
-        margins = self._margins(queries)
+        margins = self.margins(queries)
         thresholds = np.full(len(queries), -np.inf, dtype=np.float32)
         pools = [_Pool(wanted) for _ in queries]
         for block_rows, approximate in self._blocks(queries, rows):
@@ -191,37 +249,42 @@ class ExactIndex:
             order = np.lexsort((candidates, -exact))[:wanted]
             ids[number], scores[number] = candidates[order], exact[order]
 
-    def _margins(self, queries: np.ndarray) -> np.ndarray:
+    def margins(self, queries: np.ndarray) -> np.ndarray:
         """Bound twice the rounding error of a float32 dot product, per query: float32 (Q,)."""
         error = (queries.shape[1] + 4) * 2.0**-24 * row_norms(queries) * self._largest
-        return np.asarray(2 * error, dtype=np.float32)
+        return np.asarray(np.minimum(2 * error, _LARGEST_FLOAT32), dtype=np.float32)
 
     def _blocks(
-        self, queries: np.ndarray, rows: np.ndarray | None
+        self, queries: np.ndarray, rows: np.ndarray | None, *, gather: bool | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``(row numbers, approximate scores (Q, block))``; masked rows are -inf."""
+        """Yield ``(row numbers, approximate scores (Q, block))`` over all rows or the chosen.
+
+        Chosen rows are copied out when they are few; otherwise all rows are scored and those
+        not chosen get -inf, unless ``gather`` forces the first.
+        """
         total = len(self.vectors)
-        size = max(
-            1, min(_BLOCK_BYTES // (4 * len(queries)), _BLOCK_BYTES // (4 * queries.shape[1]))
-        )
-        gather = rows is not None and len(rows) < _GATHER_BELOW * total
+        widest = max(len(queries), queries.shape[1])
+        size = max(1, _BLOCK_BYTES // (4 * widest))
         excluded = None
-        if rows is not None and not gather:
+        if rows is None:
+            numbers = np.arange(total)
+        elif gather or len(rows) < _GATHER_BELOW * total:
+            numbers = rows
+        else:
+            numbers = np.arange(total)
             excluded = np.ones(total, dtype=bool)
             excluded[rows] = False
-        for start in range(0, len(rows) if gather and rows is not None else total, size):
-            if gather and rows is not None:
-                numbers = rows[start : start + size]
-                part = self.vectors[numbers]
-            else:
-                numbers = np.arange(start, min(start + size, total))
-                part = self.vectors[start : start + size]
-            approximate = queries @ np.asarray(part).T
+        copied = numbers is rows
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
+            vectors = self.vectors[part] if copied else self.vectors[start : start + size]
+            with np.errstate(over="ignore", invalid="ignore"):
+                approximate = queries @ np.asarray(vectors).T
             if self._scale is not None:
-                approximate *= self._scale[numbers].astype(np.float32)
+                approximate *= self._scale[part].astype(np.float32)
             if excluded is not None:
                 approximate[:, excluded[start : start + size]] = -np.inf
-            yield numbers, approximate
+            yield part, approximate
 
 
 class _Pool:
@@ -298,7 +361,7 @@ def row_norms(vectors: np.ndarray) -> np.ndarray:
     return norms
 
 
-def _matching_rows(mask: np.ndarray | None, total: int) -> np.ndarray | None:
+def matching_rows(mask: np.ndarray | None, total: int) -> np.ndarray | None:
     """Return the row numbers where the mask is True, or None when nothing is masked."""
     if mask is None:
         return None

@@ -5,17 +5,17 @@ A mode sees vectors and an inverted index over the same M rows; it knows nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from embedworks._core.registry import Registry
+from embedworks._core.registry import Registry, did_you_mean
 from embedworks._core.validation import check_in_range
-from embedworks.errors import InputError
+from embedworks.errors import InputError, SettingsError
+from embedworks.index._hybrid import HybridSearch
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex
-from embedworks.index.fusion import reciprocal_rank_fusion
 
 __all__ = ["SEARCH_MODES", "HybridSettings", "Queries", "Ranked", "SearchMode", "Searchable"]
 
@@ -25,22 +25,48 @@ Ranked = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class HybridSettings:
-    """How mode ``"hybrid"`` combines dense and BM25 rankings.
+    """How mode ``"hybrid"`` combines dense and BM25 scores.
+
+    Both rankers' scores of all rows become z-scores and are averaged. The first results of
+    that list then refine both queries (see `rocchio` and `expand_terms`), and the refined
+    rankings are averaged in the same way.
 
     Attributes:
-        fusion_k: Constant of reciprocal-rank fusion; smaller trusts the first places more.
-        bm25_weight: Weight of the BM25 ranking; the dense one has weight 1.
-        depth: How many rows of each ranking are fused.
+        bm25_weight: Share of BM25 in [0, 1]; the dense scores have the rest. The weaker the
+            model, the higher: about 0.6 for a static model, 0.35 for a transformer.
+        feedback_rows: How many first results refine the queries; 0 leaves that step out.
+        feedback_terms: How many terms are added to the BM25 query.
+        original_weight: Share of the original queries in the refined ones, in [0, 1].
     """
 
-    fusion_k: float = 10.0
-    bm25_weight: float = 1.0
-    depth: int = 1000
+    bm25_weight: float = 0.5
+    feedback_rows: int = 5
+    feedback_terms: int = 20
+    original_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        check_in_range(self.fusion_k, name="fusion_k", low=0.0)
-        check_in_range(self.bm25_weight, name="bm25_weight", low=0.0)
-        check_in_range(self.depth, name="depth", low=1)
+        check_in_range(self.bm25_weight, name="bm25_weight", low=0.0, high=1.0)
+        check_in_range(self.feedback_rows, name="feedback_rows", low=0)
+        check_in_range(self.feedback_terms, name="feedback_terms", low=1)
+        check_in_range(self.original_weight, name="original_weight", low=0.0, high=1.0)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return plain values; `from_dict` reads them back."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> HybridSettings:
+        """Make settings from `to_dict` output.
+
+        Raises:
+            SettingsError: On an unknown setting.
+        """
+        known = list(cls.__dataclass_fields__)
+        for name in values:
+            if name not in known:
+                raise SettingsError(f"Unknown hybrid setting {name!r}. {did_you_mean(name, known)}")
+        counts = ("feedback_rows", "feedback_terms")
+        return cls(**{n: int(v) if n in counts else v for n, v in values.items()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -58,13 +84,6 @@ class Queries:
 
     texts: Sequence[str] | None
     vectors: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.texts if self.texts is not None else self._vectors())
-
-    def _vectors(self) -> np.ndarray:
-        assert self.vectors is not None
-        return self.vectors
 
     def need_texts(self, mode: str) -> Sequence[str]:
         """Return the texts or say why the mode needs them."""
@@ -121,18 +140,18 @@ def bm25(searchable: Searchable, queries: Queries, k: int, mask: np.ndarray | No
 def hybrid(
     searchable: Searchable, queries: Queries, k: int, mask: np.ndarray | None
 ) -> list[Ranked]:
-    """Fuse both rankings by reciprocal rank: exactly min(k, matching) rows."""
-    settings = searchable.hybrid
+    """Rank by averaged z-scores of dense and BM25 with feedback: exactly min(k, matching) rows."""
     texts, vectors = queries.need_texts("hybrid"), queries.need_vectors("hybrid")
-    depth = max(k, settings.depth)
-    ids, _ = searchable.dense.search(vectors, depth, mask=mask, allow_zero=True)
-    results: list[Ranked] = []
-    for row, (found, _) in zip(ids, searchable.bm25.search(texts, depth, mask=mask), strict=True):
-        fused, scores = reciprocal_rank_fusion(
-            [row, found], k=settings.fusion_k, weights=[1.0, settings.bm25_weight]
-        )
-        results.append((fused[:k], scores[:k].astype(np.float32)))
-    return results
+    settings = searchable.hybrid
+    search = HybridSearch(
+        searchable.dense,
+        searchable.bm25,
+        bm25_weight=settings.bm25_weight,
+        feedback_rows=settings.feedback_rows,
+        feedback_terms=settings.feedback_terms,
+        original_weight=settings.original_weight,
+    )
+    return search.run(texts, vectors, k, mask)
 
 
 def _plan_dense(searchable: Searchable, matching: int) -> tuple[str, ...]:
@@ -146,10 +165,18 @@ def _plan_bm25(searchable: Searchable, matching: int) -> tuple[str, ...]:
 
 def _plan_hybrid(searchable: Searchable, matching: int) -> tuple[str, ...]:
     settings = searchable.hybrid
-    fusion = (
-        f"reciprocal-rank fusion of the first {settings.depth} of each, k = {settings.fusion_k:g}"
-    )
-    return (*_plan_dense(searchable, matching), *_plan_bm25(searchable, matching), fusion)
+    share = settings.bm25_weight
+    steps = [
+        *_plan_dense(searchable, matching),
+        *_plan_bm25(searchable, matching),
+        f"average the z-scores: {share:.2f} BM25, {1 - share:.2f} dense",
+    ]
+    if settings.feedback_rows:
+        steps.append(
+            f"refine both queries by the first {settings.feedback_rows} results "
+            f"({settings.feedback_terms} more terms) and repeat"
+        )
+    return tuple(steps)
 
 
 for _name, _vectors, _plan, _run in (

@@ -30,7 +30,9 @@ from embedworks.errors import FormatError, InputError, NotFoundError
 
 __all__ = ["StaticSettings", "is_static_folder", "read_static", "write_static"]
 
-STATIC_MODULE = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
+STATIC_MODULE = (
+    "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
+)
 NORMALIZE_MODULE = "sentence_transformers.base.modules.normalize.Normalize"
 SETTINGS_FILE = "config.json"
 FORMAT_VERSION = 1
@@ -164,7 +166,9 @@ def _tensors(table: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     if dtype != "int8":
         weight = np.ascontiguousarray(table, dtype=dtype)
         if not np.isfinite(weight).all():
-            raise InputError("table has values above 65504, which float16 cannot hold: use float32.")
+            raise InputError(
+                "table has values above 65504, which float16 cannot hold: use float32."
+            )
         return {"embedding.weight": weight}
     # The scale is rounded up to float16 first, so that no value leaves -127..127.
     scale = (np.abs(table).max(axis=1) / 127.0).astype(np.float16)

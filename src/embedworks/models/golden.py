@@ -68,7 +68,9 @@ def write_golden(
     vectors = check_vectors(_encode(model, list(texts)), name="golden vectors")
     static = isinstance(model, StaticModel)
     # Transformers differ a little between devices and library versions, static models do not.
-    tolerance = {"cosine": 0.99999, "max_abs": 1e-5} if static else {"cosine": 0.999, "max_abs": 0.02}
+    tolerance = (
+        {"cosine": 0.99999, "max_abs": 1e-5} if static else {"cosine": 0.999, "max_abs": 0.02}
+    )
     with atomic_path(folder / VECTOR_FILE) as temporary:
         save_file({"vectors": vectors}, temporary)
     write_json(
