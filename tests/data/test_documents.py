@@ -13,8 +13,8 @@ from embedworks.data import DocumentSet, documents, read_documents
 from embedworks.data.readers import READERS, FileContent, Reader
 from embedworks.errors import (
     DuplicateIdError,
-    EmptyInputError,
     EmbedworksError,
+    EmptyInputError,
     InputError,
     NotFoundError,
 )

@@ -51,7 +51,7 @@ def check_invariants(ids, scores, k, mask, total):
     similarity=st.sampled_from(exact.SIMILARITIES),
     block=st.sampled_from([16, 300, 10**7]),
 )
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_equals_the_slow_loop(seed, total, dim, queries, k, share, similarity, block):
     rng = np.random.default_rng(seed)
     # Few different values: many ties, duplicates and zero vectors.

@@ -94,7 +94,7 @@ schema = pa.schema([("i", pa.int32()), ("f", pa.float64()), ("s", pa.string()), 
 
 
 @given(conditions, st.lists(rows, max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_equals_row_by_row_evaluation(condition, data):
     table = pa.Table.from_pylist(data, schema=schema)
     expected = [slow(condition, row) is True for row in data]

@@ -124,10 +124,26 @@ class _TextParser(HTMLParser):
             self.builder.line(text, self._line)
 
 
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+
+
+def _defused(text: str) -> str:
+    """Take out comments and openings that never close, keeping the lines.
+
+    The parser tries an unclosed opening again and again to the end of the page, which takes
+    quadratic time on pages that have many.
+    """
+    end = text.rfind("-->") + 3
+    head = _COMMENT.sub(lambda m: "\n" * m.group().count("\n"), text[: end if end > 2 else 0])
+    text = head + (text[end:] if end > 2 else text).replace("<!--", "")
+    last = text.rfind(">") + 1
+    return text[:last] + text[last:].replace("<", "&lt;")
+
+
 def html_title(text: str) -> str:
     """Return the ``<title>``, else the first heading, else an empty string."""
     parser = _TextParser("")
-    parser.feed(text)
+    parser.feed(_defused(text))
     parser.finish()
     return " ".join(parser.title.split()) or parser.first_heading
 
@@ -140,5 +156,5 @@ def html_sections(text: str, title: str) -> list[Section]:
         ['Some text']
     """
     parser = _TextParser(title)
-    parser.feed(text)
+    parser.feed(_defused(text))
     return parser.finish()

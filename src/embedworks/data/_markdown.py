@@ -9,7 +9,8 @@ from embedworks.data._sections import Section, SectionBuilder
 
 __all__ = ["front_matter", "markdown_sections", "markdown_title"]
 
-_FRONT_MATTER_BYTES = 16_384
+_FRONT_MATTER_CHARS = 16_384
+_HEADING_CHARS = 1_000  # a longer line is text; it also bounds the work of the patterns below
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
@@ -28,7 +29,7 @@ def front_matter(text: str) -> tuple[dict[str, Any], int]:
         >>> front_matter("---\ntags: [a, b]\n---\n# Title\n")
         ({'tags': ['a', 'b']}, 3)
     """
-    match = _FRONT_MATTER.match(text[:_FRONT_MATTER_BYTES])
+    match = _FRONT_MATTER.match(text[:_FRONT_MATTER_CHARS])
     if match is None or not match.group(1):
         return {}, 0
     import yaml
@@ -77,7 +78,7 @@ def _build(title: str, text: str, skip: int) -> list[Section]:
             fence = mark[1]
             builder.line(line, number)
             continue
-        atx = _ATX.match(line) if "#" in line else None
+        atx = _ATX.match(line) if "#" in line[:8] and len(line) <= _HEADING_CHARS else None
         if atx:
             builder.heading(len(atx[1]), plain_heading(atx[2] or ""), number)
             continue

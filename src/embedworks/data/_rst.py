@@ -19,6 +19,8 @@ _DIRECTIVE = re.compile(r"(\s*)\.\.\s+(?:\|[^|]+\|\s+)?([\w.:+-]+)::\s*(.*)$")
 _COMMENT = re.compile(r"(\s*)\.\.(?:\s|$)")
 _OPTION = re.compile(r"\s+:[\w-]+:(?:\s.*)?$")
 
+#: Longer lines are not written by hand; their inline markup stays as it is.
+_INLINE_CHARS = 10_000
 #: Directives whose argument is text to read (a name, a version, a first sentence).
 _TEXT_ARGUMENT = word_list(
     """
@@ -38,7 +40,7 @@ _DROPPED = word_list(
 
 
 def _inline(line: str) -> str:
-    if "`" not in line:
+    if "`" not in line or len(line) > _INLINE_CHARS:
         return line.replace("**", "") if "**" in line else line
 
     def role(match: re.Match[str]) -> str:
@@ -81,7 +83,7 @@ def rst_sections(text: str, title: str) -> list[Section]:
             builder.heading(levels.index(style), _inline(lines[name_line]).strip(), name_line + 1)
             number = name_line + 2
             continue
-        directive = _DIRECTIVE.match(line)
+        directive = _DIRECTIVE.match(line[:_INLINE_CHARS])
         if directive:
             number = _directive(builder, lines, here, directive)
             continue

@@ -50,8 +50,10 @@ class Section:
         """Return first and last document line of ``text[start:end]``; ends are inclusive."""
         first = bisect.bisect_right(starts, start) - 1
         last = bisect.bisect_right(starts, max(start, end - 1)) - 1
-        numbers = self.line_numbers()
-        return min(numbers[first : last + 1]), max(numbers[first : last + 1])
+        if self.lines is None:
+            return self.start_line + first, self.start_line + last
+        numbers = self.lines[first : last + 1]
+        return min(numbers), max(numbers)
 
 
 def line_starts(text: str) -> list[int]:

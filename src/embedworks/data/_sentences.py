@@ -10,7 +10,7 @@ __all__ = ["sentences"]
 
 #: A possible end: closing punctuation with what may follow it, or a blank line or list item.
 _END = re.compile(
-    r"""(?P<stop>[.!?…]+)(?P<close>["'”’»)\]]*)(?=\s|\Z)"""
+    r"""(?<![.!?…])(?P<stop>[.!?…]++)["'”’»)\]]*+(?=\s|\Z)"""
     r"""|(?P<wide>[。！？｡]+[」』”’）]*)"""
     r"""|(?P<gap>\n[ \t]*(?=\n|[-*+•][ \t]|\d{1,3}[.)][ \t]))"""
 )
@@ -28,7 +28,10 @@ _MAY_END = word_list(
     etc al inc ltd co corp jr sr u.s u.k a.m p.m ph.d
     """
 )
-_WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘]*\Z")
+#: The first character of what follows, behind opening quotes, brackets and emphasis.
+_NEXT = re.compile(r"""\s*["'“‘«(\[*_`]*(\S?)""")
+_OPENING = "([\"'“‘«*_`"
+_SPACE = re.compile(r"\s*")
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -67,37 +70,35 @@ def _is_lower(sample: str) -> bool:
 
 
 def _append(text: str, begin: int, end: int, spans: list[tuple[int, int]]) -> None:
-    piece = text[begin:end]
-    left = len(piece) - len(piece.lstrip())
-    right = len(piece.rstrip())
-    if right > left:
-        spans.append((begin + left, begin + right))
+    match = _SPACE.match(text, begin, end)
+    begin = match.end() if match else begin
+    while end > begin and text[end - 1].isspace():
+        end -= 1
+    if end > begin:
+        spans.append((begin, end))
 
 
 def _ends_sentence(text: str, match: re.Match[str], small_starts: bool) -> bool:
-    stop = match["stop"]
-    at = match.start()
+    stop, at = match["stop"], match.start()
     if at == 0:
         return False
-    following = text[match.end() : match.end() + 40].lstrip()
     if text[at - 1].isspace():
         # " . " is how some old collections end a sentence; " ..." is an ellipsis.
         return stop == "." or stop[0] in "!?"
-    if not following:
-        return True
-    first = following.lstrip("\"'“‘«([*_`")[:1]
+    following = _NEXT.match(text, match.end())
+    first = following[1] if following else ""
     begins = not first.islower() or small_starts
     if stop != ".":
         return begins if stop[0] in ".…" else True
-    match_word = _WORD_BEFORE.search(text[max(0, at - 24) : at])
-    word = match_word.group() if match_word else ""
+    before = text[max(0, at - 24) : at].split()
+    word = before[-1].lstrip(_OPENING) if before else ""
     folded = word.casefold()
     if folded in _ABBREVIATIONS:
-        return folded in _MAY_END and first.isupper()
+        return not first or (folded in _MAY_END and first.isupper())
     if len(word) == 1 and word.isalpha() and (word.isupper() or small_starts):
-        return False  # an initial
+        return not first  # an initial
     if word.isdigit() and len(word) <= 3 and _starts_line(text, at - len(word)):
-        return False  # "1. item"
+        return not first  # "1. item"
     return begins
 
 

@@ -15,7 +15,7 @@ Span = tuple[int, int]
 #: It keeps counting linear and stops an endless "word" from passing as one unknown token.
 MAX_CHARS_PER_TOKEN = 16
 
-_PARAGRAPH = re.compile(r"\S(?:[^\n]|\n(?![ \t\f\v\r]*(?:\n|\Z)))*")
+_PARAGRAPH = re.compile(r"\S[^\n]*(?:\n(?![ \t\f\v\r]*(?:\n|\Z))[^\n]*)*")
 _LINE = re.compile(r"\S[^\n]*")
 _WORDS = re.compile(r"\S+(?:\s+\S+){0,31}")
 _WORD = re.compile(r"\S+")

@@ -107,9 +107,6 @@ def data_table(
     )
 
 
-def section(anchor: str, title: str, *parts: str) -> str:
-    """Build a titled section of the page from HTML parts; nothing when all parts are empty."""
-    content = "".join(parts)
-    if not content:
-        return ""
+def section(anchor: str, title: str, content: str) -> str:
+    """Build a titled section of the page; ``content`` is HTML."""
     return f'<section id="{esc(anchor)}"><h2>{esc(title)}</h2>{content}</section>'

@@ -52,7 +52,8 @@ def rank_documents(scores: Mapping[str, float]) -> list[str]:
     for doc_id, score in scores.items():
         if score != score:
             raise NonFiniteError(f"The score of document {doc_id!r} is NaN: it cannot be ranked.")
-    return sorted(scores, key=lambda doc_id: (scores[doc_id], doc_id), reverse=True)
+    pairs = sorted(zip(scores.values(), scores), reverse=True)
+    return [doc_id for _, doc_id in pairs]
 
 
 @METRICS.register("ndcg", summary="Graded gain of the ranking over that of the ideal ranking.")

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from pathlib import Path
 
-from embedworks.errors import DataWarning, FormatError, NotFoundError, StorageError
+from embedworks.errors import DataWarning, FormatError, StorageError
 from embedworks.index._snapshot import Snapshot
 from embedworks.index._store import Commit, TableStore
 
@@ -17,7 +17,7 @@ def cached_snapshot(path: Path, commit: Commit) -> Snapshot | None:
     """Map the cache of a version; None when it is missing or damaged."""
     try:
         return Snapshot.load(commit, path / "cache" / commit.name)
-    except (FormatError, NotFoundError):
+    except (FormatError, OSError):
         return None
 
 

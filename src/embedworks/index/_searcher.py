@@ -95,7 +95,7 @@ class Searcher:
         )
 
     def _searchable(self) -> Searchable:
-        hybrid = self.hybrid or HybridSettings()
+        hybrid = self.hybrid or HybridSettings.from_dict(self.snapshot.metadata.get("hybrid", {}))
         return Searchable(self.snapshot.dense, self.snapshot.bm25, hybrid)
 
     def _prepare(self, texts: Sequence[str] | None, vectors: np.ndarray | None) -> Queries:

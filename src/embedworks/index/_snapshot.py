@@ -112,7 +112,8 @@ class Snapshot:
             with pa.memory_map(str(folder / "rows.arrow")) as source:
                 rows = pa.ipc.open_file(source).read_all()
             vectors, norms, mean, covariance = (
-                np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in _FILES[1:]
+                np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
+                for name in _FILES[1:]
             )
             bm25 = BM25Index.load(folder / "bm25", verify=verify)
             shapes = (len(rows), len(bm25), *vectors.shape)

@@ -6,10 +6,12 @@ writing, and for reading when there is no cache.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +22,14 @@ import pyarrow as pa
 
 from embedworks._core.extras import require_extra
 from embedworks._core.files import storage_errors
-from embedworks.errors import FormatError, StorageError
+from embedworks.errors import DataWarning, FormatError, StorageError
 
 __all__ = ["Commit", "TableStore"]
 
 T = TypeVar("T")
 
 _TABLE = "rows"
+_KEPT_VERSIONS = 8
 _LARGEST_VERSION = 2**64 - 1
 _OS_ERROR = re.compile(r"os error (\d+)")
 
@@ -92,10 +95,12 @@ class TableStore:
     def replace(self, rows: pa.Table) -> None:
         """Make ``rows`` the whole content, in one commit."""
         self._guard(lambda: self._connect().create_table(_TABLE, rows, mode="overwrite"), "write")
+        self.tidy()
 
     def append(self, rows: pa.Table) -> None:
         """Add rows of the same schema, in one commit."""
         self._guard(lambda: self._connect().open_table(_TABLE).add(rows), "write")
+        self.tidy()
 
     def delete(self, chunk_ids: list[str]) -> None:
         """Delete rows by id, in one commit."""
@@ -103,6 +108,30 @@ class TableStore:
         self._guard(
             lambda: self._connect().open_table(_TABLE).delete(f"chunk_id IN ({listed})"), "write"
         )
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Merge small files and drop old versions once there are several; the lock is held.
+
+        Readers never need an old version of the table: they have theirs memory-mapped.
+        """
+        if sum(1 for _ in self._versions.glob("*.manifest")) <= _KEPT_VERSIONS:
+            return
+
+        def optimize() -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # warns of readers of old versions
+                table = self._connect().open_table(_TABLE)
+                table.optimize(cleanup_older_than=datetime.timedelta(0))
+
+        try:
+            self._guard(optimize, "tidy")
+        except StorageError as error:
+            warnings.warn(
+                f"The change is stored, but old versions could not be removed: {error.strerror}.",
+                DataWarning,
+                stacklevel=4,
+            )
 
     @contextmanager
     def lock(self, timeout: float = 60.0) -> Iterator[None]:

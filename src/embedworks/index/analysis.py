@@ -17,12 +17,12 @@ from embedworks.errors import FormatError
 __all__ = ["STOP_WORDS", "Analyzer"]
 
 _STOP_TEXT = """
-a about above after again all also am an and any are as at be because been before being below between
-both but by can could did do does doing down during each few for from further had has have having he
-her here hers him his how i if in into is it its itself just me more most my no nor not of off on once
-only or other our out over own s same she should so some such t than that the their them then there
-these they this those through to too under until up very was we were what when where which while who
-whom why will with would you your
+a about above after again all also am an and any are as at be because been before being below
+between both but by can could did do does doing down during each few for from further had has
+have having he her here hers him his how i if in into is it its itself just me more most my no
+nor not of off on once only or other our out over own s same she should so some such t than that
+the their them then there these they this those through to too under until up very was we were
+what when where which while who whom why will with would you your
 """
 
 #: English words that say how a sentence is built and not what it is about.
@@ -33,7 +33,7 @@ FUNCTION_MARK = "'"
 
 _RAW_WORD = re.compile(r"\w+(?:[.'’]\w+)*")
 _PARTS = re.compile(r"[^\W_]+")
-_CASE_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W_A-Za-z0-9]+")
+_CASE_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _CACHE_LIMIT = 1_000_000
 _LONGEST_TERM = 64
 
@@ -138,7 +138,7 @@ class Analyzer:
             word = re.sub(r"'[sS]\b", "", word).replace("'", "")
         parts = []
         for piece in _PARTS.findall(word):
-            mixed = not (piece.islower() or piece.isdigit() or piece.isupper())
+            mixed = piece.isascii() and not (piece.islower() or piece.isdigit() or piece.isupper())
             parts.extend(_CASE_PARTS.findall(piece) if mixed else [piece])
         for part in parts:
             term = part.casefold()[:_LONGEST_TERM]

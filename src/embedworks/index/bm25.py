@@ -47,7 +47,7 @@ class BM25Index:
         >>> index = BM25Index.build(["open a file", "close the socket", "file modes"])
         >>> ids, scores = index.search(["files"], k=5)[0]
         >>> ids
-        array([2, 0])
+        array([0, 2])
     """
 
     analyzer: Analyzer
@@ -81,6 +81,7 @@ class BM25Index:
         texts = check_texts(texts)
         check_in_range(k1, name="k1", low=0.0)
         check_in_range(b, name="b", low=0.0, high=1.0)
+        titles = None if titles is None else check_texts(titles, name="titles")
         if titles is not None and len(titles) != len(texts):
             raise ShapeError(f"{len(texts)} texts need {len(texts)} titles, got {len(titles)}.")
         analyzer = analyzer or Analyzer()
@@ -214,8 +215,10 @@ class BM25Index:
             for name, expected in about["files"].items():
                 _check_file(folder, name, expected, verify=verify)
             arrays = {
-                name: np.load(
-                    folder / f"{name}.npy", mmap_mode="r" if mmap else None, allow_pickle=False
+                name: np.asarray(
+                    np.load(
+                        folder / f"{name}.npy", mmap_mode="r" if mmap else None, allow_pickle=False
+                    )
                 )
                 for name in _ARRAYS
             }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from embedworks.index._rows import attach_vectors, check_new_ids, rows_table, un
 from embedworks.index._searcher import QueryEncoder, Searcher, row_mask
 from embedworks.index._snapshot import METADATA_KEY, Snapshot
 from embedworks.index._store import TableStore
+from embedworks.index.exact import ExactIndex
 from embedworks.index.modes import HybridSettings
 from embedworks.index.results import BatchResult, Explanation, Hit
 from embedworks.index.where import Condition
@@ -56,7 +58,7 @@ class Collection:
         ['b']
     """
 
-    def __init__(self, path: Path, store: TableStore, snapshot: Snapshot) -> None:
+    def __init__(self, path: Path, store: TableStore | None, snapshot: Snapshot) -> None:
         self.path = path
         self._store = store
         self._snapshot = snapshot
@@ -81,7 +83,9 @@ class Collection:
                 ``chunk_id`` (unique) and ``text``; known are ``doc_id, title, path,
                 start_line, end_line, kind``; anything else is an attribute to filter by.
             vectors: Array of shape (N, D).
-            metadata: JSON values to keep beside the rows, such as the model's name.
+            metadata: JSON values to keep beside the rows, such as the model's name. Under
+                ``"hybrid"``, `HybridSettings.to_dict` of what searches use unless told
+                otherwise.
             overwrite: Replace what an existing collection holds, in one commit.
 
         Raises:
@@ -232,7 +236,8 @@ class Collection:
             mode: A name in `SEARCH_MODES`. ``"dense"`` and ``"hybrid"`` return exactly
                 min(k, matching) rows, ``"bm25"`` only rows that share a term with the query.
             encoder: The model that made the collection's vectors.
-            hybrid: How mode ``"hybrid"`` fuses; None for the defaults.
+            hybrid: How mode ``"hybrid"`` combines; None for what the collection's metadata
+                say, or the defaults.
 
         Raises:
             EmptyInputError: When the query is blank.
@@ -277,9 +282,24 @@ class Collection:
             where: One filter for all.
             mode: A name in `SEARCH_MODES`.
             encoder: The model that made the collection's vectors.
-            hybrid: How mode ``"hybrid"`` fuses.
+            hybrid: How mode ``"hybrid"`` combines.
         """
         return Searcher(self._snapshot, mode, encoder, hybrid).many(queries, vectors, k, where)
+
+    def with_vectors(self, vectors: np.ndarray) -> Collection:
+        """Return the same rows with other vectors, in memory: to compare models.
+
+        Nothing is stored; the result can be searched and not changed.
+
+        Args:
+            vectors: Array of shape (M, D), any D, in the order of `rows`.
+
+        Raises:
+            ShapeError: When there is not one vector per row.
+        """
+        dense = ExactIndex(_checked_vectors(vectors, len(self), dim=None))
+        snapshot = replace(self._snapshot, dense=dense, folder=None)
+        return Collection(self.path, None, snapshot)
 
     # Changing.
 
@@ -290,11 +310,11 @@ class Collection:
             DuplicateIdError: When a chunk id is there already; nothing is added then.
             ShapeError: When the vectors do not fit rows or collection.
         """
-        self._put(rows, vectors, replace=False)
+        self._put(rows, vectors, update=False)
 
     def upsert(self, rows: pa.Table | Iterable[Any], vectors: np.ndarray) -> None:
         """Add rows in one commit, replacing those whose chunk id is there already."""
-        self._put(rows, vectors, replace=True)
+        self._put(rows, vectors, update=True)
 
     def remove(
         self, chunk_ids: Sequence[str] | None = None, *, where: str | Condition | None = None
@@ -307,7 +327,7 @@ class Collection:
         """
         if (chunk_ids is None) == (where is None):
             raise InputError("remove needs either chunk_ids or where=, and not both.")
-        with self._store.lock():
+        with self._writable().lock():
             self._catch_up()
             present = self._snapshot.rows.column("chunk_id")
             if chunk_ids is None:
@@ -321,8 +341,8 @@ class Collection:
                         f"the first is {unknown[0]!r}. Nothing was removed."
                     )
             if doomed:
-                self._store.delete(doomed)
-                self._snapshot = newest_snapshot(self._store)
+                self._writable().delete(doomed)
+                self._snapshot = newest_snapshot(self._writable())
         return len(doomed)
 
     def verify(self) -> dict[str, int]:
@@ -335,7 +355,7 @@ class Collection:
             FormatError: On the first difference; says how to repair it.
         """
         snapshot = self._snapshot
-        stored = self._store.read(snapshot.commit.version)
+        stored = self._writable().read(snapshot.commit.version)
         repair = f"Delete {self.path / 'cache'}: it is made again when the collection is opened."
         if snapshot.folder is not None and snapshot.folder.exists():
             try:
@@ -351,33 +371,42 @@ class Collection:
 
     # Private parts.
 
-    def _put(self, rows: pa.Table | Iterable[Any], vectors: np.ndarray, *, replace: bool) -> None:
+    def _put(self, rows: pa.Table | Iterable[Any], vectors: np.ndarray, *, update: bool) -> None:
         table = rows_table(rows)
         vectors = _checked_vectors(vectors, len(table), dim=self.dim)
         if not len(table):
             return
-        with self._store.lock():
+        with self._writable().lock():
             self._catch_up()
             old, new = unify(self._snapshot.rows, table)
             keep = np.ones(len(old), dtype=bool)
-            if replace:
+            if update:
                 ids = set(table.column("chunk_id").to_pylist())
                 keep = np.array([i not in ids for i in old.column("chunk_id").to_pylist()], bool)
             else:
                 check_new_ids(old, table)
             if keep.all() and old.schema.equals(self._snapshot.rows.schema):
-                self._store.append(attach_vectors(new, vectors))
+                self._writable().append(attach_vectors(new, vectors))
             else:
                 everything = pa.concat_tables([old.filter(pa.array(keep)), new])
                 both = np.concatenate([self._snapshot.dense.vectors[keep], vectors])
                 stored = attach_vectors(everything.combine_chunks(), both)
-                self._store.replace(stored.replace_schema_metadata(_encode(self.metadata)))
-            self._snapshot = newest_snapshot(self._store)
+                self._writable().replace(stored.replace_schema_metadata(_encode(self.metadata)))
+            self._snapshot = newest_snapshot(self._writable())
+
+    def _writable(self) -> TableStore:
+        """Return the store, or say why there is none."""
+        if self._store is None:
+            raise InputError(
+                "This collection has other vectors in memory (with_vectors): it can be searched "
+                f"and not changed. Open {self.path} to change what is stored."
+            )
+        return self._store
 
     def _catch_up(self) -> None:
         """Move to the newest version before changing it; the lock is held."""
-        if self._store.latest() != self._snapshot.commit:
-            self._snapshot = newest_snapshot(self._store)
+        if self._writable().latest() != self._snapshot.commit:
+            self._snapshot = newest_snapshot(self._writable())
 
 
 def _checked_vectors(vectors: np.ndarray, rows: int, *, dim: int | None) -> np.ndarray:
@@ -397,6 +426,7 @@ def _checked_vectors(vectors: np.ndarray, rows: int, *, dim: int | None) -> np.n
 
 
 def _encode(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
+    HybridSettings.from_dict(metadata.get("hybrid", {}))
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

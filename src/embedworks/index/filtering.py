@@ -190,6 +190,8 @@ def _compare(predicate: Compare, array: pa.Array) -> pa.Array:
     scalar = _scalar(predicate, predicate.column, array, predicate.value)
     compare: Any = getattr(pc, _COMPARE[predicate.operator])
     array = _comparable(array)
+    if pa.types.is_floating(array.type) or isinstance(predicate.value, float):
+        return compare(array.cast(pa.float64(), safe=False), float(predicate.value))
     if pa.types.is_uint64(array.type) and isinstance(predicate.value, int):
         # Arrow compares uint64 with int64 through int64: a negative value is below them all.
         if predicate.value < 0:

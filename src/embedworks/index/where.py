@@ -231,7 +231,8 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._tokens = self._tokenize()
+        self._tokens: list[_Token] = []
+        self._read_to = 0
         self._next = 0
         self._depth = 0
         self._predicates = 0
@@ -348,21 +349,20 @@ class _Parser:
 
     # Tokens.
 
-    def _tokenize(self) -> list[_Token]:
-        tokens: list[_Token] = []
-        position = 0
-        while not tokens or tokens[-1].kind != "end":
-            match = _TOKEN.match(self._text, position)
-            if match is None or match.lastgroup is None:
-                rest = len(self._text[position:]) - len(self._text[position:].lstrip())
-                token = _Token("symbol", self._text[position + rest], position + rest)
-                quotes = {"'": "This text is", '"': "This column name is"}
-                if token.value in quotes:
-                    self._fail(token, f"{quotes[str(token.value)]} never closed by {token.value}")
-                self._fail(token, f"Unexpected character {token.value!r}")
-            tokens.append(self._token(match.lastgroup, match[match.lastgroup], match))
-            position = match.end()
-        return tokens
+    def _read_token(self) -> _Token:
+        """Read the next token of the text; reading only on demand, a bad start ends early."""
+        match = _TOKEN.match(self._text, self._read_to)
+        if match is None or match.lastgroup is None:
+            position = self._read_to
+            while self._text[position].isspace():
+                position += 1
+            token = _Token("symbol", self._text[position], position)
+            quotes = {"'": "This text is", '"': "This column name is"}
+            if token.value in quotes:
+                self._fail(token, f"{quotes[str(token.value)]} never closed by {token.value}")
+            self._fail(token, f"Unexpected character {token.value!r}")
+        self._read_to = match.end()
+        return self._token(match.lastgroup, match[match.lastgroup], match)
 
     def _token(self, kind: str, raw: str, match: re.Match[str]) -> _Token:
         position = match.start(kind)
@@ -380,10 +380,12 @@ class _Parser:
         return _Token(kind, raw, position)
 
     def _peek(self) -> _Token:
+        if self._next == len(self._tokens):
+            self._tokens.append(self._read_token())
         return self._tokens[self._next]
 
     def _advance(self) -> _Token:
-        token = self._tokens[self._next]
+        token = self._peek()
         if token.kind != "end":
             self._next += 1
         return token

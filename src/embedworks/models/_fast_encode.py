@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ def _in_threads(work: Callable[[int, int], Any], edges: np.ndarray) -> None:
     """Run ``work(first, last)`` on equal shares; ``edges`` is the cumulated load (N + 1,)."""
     shares = np.linspace(edges[0], edges[-1], cpu_count() + 1)[1:-1]
     bounds = [0, *np.searchsorted(edges, shares).tolist(), len(edges) - 1]
-    ranges = [(low, high) for low, high in zip(bounds, bounds[1:]) if high > low]
+    ranges = [(low, high) for low, high in pairwise(bounds) if high > low]
     if len(ranges) < 2:
         for low, high in ranges:
             work(low, high)

@@ -57,7 +57,7 @@ def _compile(result: Any, *arguments: Any) -> Callable[[Callable], Any]:
 
 
 @_compile(_i64, _i64)
-def _place_of(value: int) -> int:
+def _place_of(value: Any) -> Any:
     return ((value ^ (value >> 29)) * _MIX) >> 32
 
 

@@ -89,9 +89,8 @@ def encode_batched(
         return vectors, EncodingStats(len(items), tokens, seconds, cut)
     counts = _token_counts(model, items)
     if counts is None or not items:
-        vectors = encode(items, show_progress_bar=bool(show_progress))
-        checked = check_vectors(vectors, name="vectors", allow_empty=True)
-        return checked, EncodingStats(len(items), 0, time.perf_counter() - started, 0)
+        plain = check_vectors(encode(items), name="vectors", allow_empty=True)
+        return plain, EncodingStats(len(items), 0, time.perf_counter() - started, 0)
     limit = getattr(model, "max_seq_length", None) or np.inf
     truncated = int((counts > limit).sum())
     if truncated:
@@ -103,21 +102,17 @@ def encode_batched(
         )
     read = np.minimum(counts, limit).astype(np.int64)
     order = np.argsort(-read, kind="stable")
-    vectors = None
+    parts: list[np.ndarray] = []
     with progress("Encoding", int(read.sum()), enabled=show_progress) as bar:
         for low, high in _budget_batches(read[order], tokens_per_batch):
-            picked = order[low:high]
-            batch = [items[position] for position in picked]
-            part = encode(
-                batch, batch_size=len(batch), show_progress_bar=False, convert_to_numpy=True
+            batch = [items[position] for position in order[low:high]]
+            parts.append(
+                encode(batch, batch_size=len(batch), show_progress_bar=False, convert_to_numpy=True)
             )
-            if vectors is None:
-                vectors = np.empty((len(items), part.shape[1]), dtype=np.float32)
-            vectors[picked] = part
-            bar.advance(int(read[picked].sum()))
-    checked = check_vectors(vectors, name="vectors")
+            bar.advance(int(read[order[low:high]].sum()))
+    in_order = check_vectors(np.concatenate(parts)[np.argsort(order)], name="vectors")
     seconds = time.perf_counter() - started
-    return checked, EncodingStats(len(items), int(read.sum()), seconds, truncated)
+    return in_order, EncodingStats(len(items), int(read.sum()), seconds, truncated)
 
 
 def model_fingerprint(model: Any) -> str:
@@ -160,7 +155,7 @@ def _bytes_dtype() -> Any:
 
 def _token_counts(model: Encoder, texts: list[str]) -> np.ndarray | None:
     """Count the tokens of each whole text, or return None when the model cannot tell."""
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer: Any = getattr(model, "tokenizer", None)
     if not hasattr(tokenizer, "backend_tokenizer"):
         return None
     counts = np.empty(len(texts), dtype=np.int64)

@@ -164,7 +164,7 @@ def _is_foreign(folder: Path) -> bool:
 
 
 def _encode(model: Encoder, texts: list[str]) -> np.ndarray:
-    return np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float32)
+    return np.asarray(model.encode(texts), dtype=np.float32)
 
 
 def _read_golden(folder: Path) -> tuple[list[str], np.ndarray, dict[str, float]]:
@@ -176,14 +176,13 @@ def _read_golden(folder: Path) -> tuple[list[str], np.ndarray, dict[str, float]]
             "the model again."
         )
     texts, tolerance = described.get("texts"), described.get("tolerance")
-    fine = (
+    if not (
         isinstance(texts, list)
         and len(texts) > 0
         and all(isinstance(text, str) for text in texts)
         and isinstance(tolerance, dict)
         and all(isinstance(tolerance.get(key), (int, float)) for key in ("cosine", "max_abs"))
-    )
-    if not fine:
+    ):
         raise FormatError(f"{folder / TEXT_FILE} lacks texts or tolerance: save the model again.")
     if not vector_file.is_file():
         raise FormatError(f"{vector_file} is missing beside {TEXT_FILE}: save the model again.")

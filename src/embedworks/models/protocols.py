@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,25 +15,30 @@ class Encoder(Protocol):
     """Anything that turns texts into vectors, one row per text.
 
     `StaticModel` and ``sentence_transformers.SentenceTransformer`` satisfy it; so does any object
-    of another library with these methods. No inheritance is needed.
+    of another library with these methods. No inheritance is needed. Only the texts, a sequence of
+    strings, are ever passed to a model of unknown kind.
 
     Example:
         >>> class Lengths:
-        ...     def encode(self, texts, **options):
+        ...     def encode(self, texts):
         ...         return np.array([[len(text)] for text in texts], dtype=np.float32)
+        ...
         ...     encode_query = encode_document = encode
         >>> isinstance(Lengths(), Encoder)
         True
     """
 
-    def encode(self, texts: Sequence[str], /, **options: Any) -> np.ndarray:
-        """Return float32 vectors of shape (N, D)."""
+    @property
+    def encode(self) -> Callable[..., np.ndarray]:
+        """Called with N texts; returns vectors (N, D)."""
         ...
 
-    def encode_query(self, texts: Sequence[str], /, **options: Any) -> np.ndarray:
-        """Return float32 vectors of shape (N, D) for search queries."""
+    @property
+    def encode_query(self) -> Callable[..., np.ndarray]:
+        """As `encode`, for search queries."""
         ...
 
-    def encode_document(self, texts: Sequence[str], /, **options: Any) -> np.ndarray:
-        """Return float32 vectors of shape (N, D) for what is searched."""
+    @property
+    def encode_document(self) -> Callable[..., np.ndarray]:
+        """As `encode`, for what is searched."""
         ...

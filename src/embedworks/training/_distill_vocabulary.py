@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from embedworks.training.static_table import RaggedIds
 
-__all__ = ["UNKNOWN", "count_words", "english_tokenizer", "tokenize", "token_text"]
+__all__ = ["UNKNOWN", "count_words", "english_tokenizer", "token_text", "tokenize"]
 
 UNKNOWN = "[UNK]"
 _KEPT = re.compile(
