@@ -63,6 +63,11 @@ def test_reads_a_folder_recursively_in_sorted_order(tmp_path: Path) -> None:
     assert list(found) == list(read_documents(tmp_path))
 
 
+def test_readme_and_index_without_a_heading_are_called_after_their_folder(tmp_path: Path) -> None:
+    write(tmp_path, {"tea_shop/README.md": "No heading.", "tea_shop/index.html": "<p>Hi"})
+    assert [d.title for d in read_documents(tmp_path)] == ["tea shop", "tea shop"]
+
+
 def test_a_package_folder_gives_full_module_names(tmp_path: Path) -> None:
     folder = write(tmp_path / "shop", {"__init__.py": "'''Shop.'''", "cart.py": "y = 2"})
     assert [d.title for d in read_documents(folder)] == ["shop", "shop.cart"]
@@ -109,7 +114,9 @@ def test_bad_files_are_listed_and_never_fatal(tmp_path: Path) -> None:
     summary = found.report.summary()
     assert "Skipped 2: empty, first blank.md" in summary
     assert "no suffix 1" in summary
-    json.dumps(found.report.to_dict())
+    plain = json.loads(json.dumps(found.report.to_dict()))
+    assert plain["skipped_by_reason"]["not UTF-8"] == 2
+    assert plain["ignored"] == {".png": 1, "": 1}
 
 
 def test_python_coding_lines_are_honoured(tmp_path: Path) -> None:

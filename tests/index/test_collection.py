@@ -427,6 +427,15 @@ def test_table_made_again_does_not_meet_the_old_cache(path):
     assert len(Collection.open(path)) == 2
 
 
+def test_what_a_killed_first_creation_leaves_can_be_used(tmp_path):
+    path = tmp_path / "c"
+    path.mkdir()
+    (path / ".lock").touch()
+    (path / ".collection.json.1234.tmp").write_text("{")
+    rows, vectors = make_rows(2)
+    assert len(Collection.create(path, rows, vectors)) == 2
+
+
 def test_damaged_table_is_a_clear_error(path):
     shutil.rmtree(path / "cache")
     for file in (path / "rows.lance" / "data").iterdir():

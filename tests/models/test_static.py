@@ -8,7 +8,6 @@ import warnings
 
 import numpy as np
 import pytest
-from bert_like import table_for
 
 from embedworks.errors import DataWarning, InputError, NonFiniteError, ShapeError
 from embedworks.models import Encoder, StaticModel, _ragged
@@ -142,7 +141,7 @@ def test_bad_tables_and_settings_are_refused(tokenizer, model):
         model.encode(["a"], batch_size=0)
 
 
-def test_with_table_leaves_the_model_alone(tokenizer, model):
+def test_with_table_leaves_the_model_alone(tokenizer, model, table_for):
     before, content = model.encode(TEXTS), model.content_hash
     other = model.with_table(table_for(tokenizer, dim=8, seed=1))
     assert (other.dim, other.name) == (8, model.name)

@@ -60,6 +60,6 @@ def prepare_process() -> None:
         _stderr.print(f"[yellow]{category.__name__}[/]: ", end="")
         _stderr.print(str(message), markup=False)
 
-    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.showwarning = show
     for name in ("transformers", "datasets", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = _attach(
         "PairSet": "pairs",
         "PairSource": "pairs",
         "READERS": "readers",
+        "RawPair": "pairs",
         "ReadReport": "documents",
         "Reader": "readers",
         "SkipFileError": "readers",

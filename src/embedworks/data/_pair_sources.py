@@ -81,7 +81,7 @@ def docstring(corpus: PairCorpus) -> Iterator[RawPair]:
             continue
         summary = _summary(inspect.cleandoc(match["body"]))
         code = (chunk.text[:start] + chunk.text[end:]).strip("\n")
-        if summary.count(" ") >= 2:
+        if 2 <= summary.count(" ") < _MAX_WORDS:
             yield RawPair(index, summary, with_title(chunk.title, code))
 
 

@@ -72,18 +72,23 @@ class Terms:
             weights.append(weight[order])
         return cls(list(column), frequency, top, weights)
 
-    def related(self, *, shared: int = 3, max_frequency: int = 12) -> list[tuple[int, int, int]]:
+    def related(
+        self, *, shared: int = 3, max_frequency: int | None = None
+    ) -> list[tuple[int, int, int]]:
         """Find pairs of texts that share rare terms.
 
         Args:
             shared: Fewest rare terms both have among their most specific ones.
-            max_frequency: A term in more texts than this is not rare.
+            max_frequency: A term in more texts than this is not rare; None takes half a
+                percent of the texts, but at least 12 and at most 60.
 
         Returns:
             ``(first text, second text, number of shared terms)``, most shared terms first.
         """
         if not self.top:
             return []
+        if max_frequency is None:
+            max_frequency = max(12, min(60, len(self.top) // 200))
         owners = np.repeat(np.arange(len(self.top)), [len(t) for t in self.top])
         columns = np.concatenate(self.top)
         order = np.argsort(columns, kind="stable")

@@ -367,9 +367,8 @@ class _Run:
                 common = title or (
                     first.title if sections[end].parent == first.title else first.parent
                 )
-                if not (sections[end].title + SEPARATOR).startswith(common + SEPARATOR) and (
-                    sections[end].parent != common
-                ):
+                # Only direct children: a heading in between would be shown nowhere.
+                if common not in (sections[end].parent, sections[end].title):
                     break
                 title = common
                 total += counts[end]

@@ -9,7 +9,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, overload
 
@@ -99,13 +99,17 @@ class ReadReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
-        values = asdict(self)
-        values["skipped"] = [item._asdict() for item in self.skipped]
-        values["duplicates"] = [item._asdict() for item in self.duplicates]
-        values["ignored"] = dict(self.ignored)
-        values["dropped_values"] = dict(self.dropped_values)
-        values["skipped_by_reason"] = self.skipped_by_reason()
-        return values
+        return {
+            "source": self.source,
+            "documents": self.n_documents,
+            "files": self.n_files,
+            "bytes": self.n_bytes,
+            "skipped_by_reason": self.skipped_by_reason(),
+            "skipped": [item._asdict() for item in self.skipped],
+            "duplicates": [item._asdict() for item in self.duplicates],
+            "ignored": dict(self.ignored),
+            "dropped_values": dict(self.dropped_values),
+        }
 
     def summary(self) -> str:
         """Return a few lines of text for people."""

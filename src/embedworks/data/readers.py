@@ -101,7 +101,11 @@ def _unix_lines(text: str) -> str:
 
 
 def _title_of(path: PurePosixPath) -> str:
-    return re.sub(r"[-_\s]+", " ", path.stem).strip() or path.name
+    """Title of a file without one: its name, or its folder's where the name says nothing."""
+    stem = path.stem
+    if stem.casefold() in ("readme", "index") and len(path.parts) > 1:
+        stem = path.parts[-2]
+    return re.sub(r"[-_\s]+", " ", stem).strip() or path.name
 
 
 def _read_text(path: PurePosixPath, data: bytes) -> FileContent:

@@ -103,7 +103,7 @@ class Collection:
         store = TableStore(path)
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            others = {entry.name for entry in path.iterdir()} - {".lock"}
+            others = [e.name for e in path.iterdir() if not e.name.startswith(".")]
         if (path / "collection.json").exists():
             _check_format(path)
         elif others:

@@ -164,19 +164,19 @@ def _keep_other_files(old: Path, new: Path) -> None:
 
 def _tensors(table: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     if dtype != "int8":
-        weight = np.ascontiguousarray(table, dtype=dtype)
+        with np.errstate(over="ignore"):
+            weight = np.ascontiguousarray(table, dtype=dtype)
         if not np.isfinite(weight).all():
             raise InputError(
                 "table has values above 65504, which float16 cannot hold: use float32."
             )
         return {"embedding.weight": weight}
-    # The scale is rounded up to float16 first, so that no value leaves -127..127.
-    scale = (np.abs(table).max(axis=1) / 127.0).astype(np.float16)
-    scale = np.where(
-        scale.astype(np.float32) * 127.0 < np.abs(table).max(axis=1),
-        np.nextafter(scale, np.float16(np.inf)),
-        scale,
-    )
+    largest = np.abs(table).max(axis=1)
+    with np.errstate(over="ignore"):
+        scale = (largest / 127).astype(np.float16)
+        # Round the scale up, so that no value leaves -127..127.
+        too_small = scale.astype(np.float32) * 127 < largest
+        scale[too_small] = np.nextafter(scale[too_small], np.float16(np.inf))
     if not np.isfinite(scale).all():
         raise InputError("table has values too large for a float16 scale: use float32.")
     divisor = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)

@@ -91,6 +91,14 @@ def encode_batched(
     if counts is None or not items:
         plain = check_vectors(encode(items), name="vectors", allow_empty=True)
         return plain, EncodingStats(len(items), 0, time.perf_counter() - started, 0)
+    empty = sum(not text.strip() for text in items)
+    if empty:
+        warnings.warn(
+            f"{empty} of {len(items)} texts are empty or white space only: this model gives them "
+            "a vector, but it means nothing. Leave them out.",
+            DataWarning,
+            stacklevel=2,
+        )
     limit = getattr(model, "max_seq_length", None) or np.inf
     truncated = int((counts > limit).sum())
     if truncated:

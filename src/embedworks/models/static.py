@@ -179,11 +179,9 @@ class StaticModel:
         Raises:
             InputError: When an item is not a string or ``batch_size`` is below 1.
         """
-        vectors, _, cut = self.encode_counted(
+        vectors, _, _ = self.encode_counted(
             texts, batch_size=batch_size, normalize=normalize, show_progress_bar=show_progress_bar
         )
-        self._warn_cut(cut, len(vectors))
-        self._warn_zero(vectors)
         return vectors
 
     def encode_counted(
@@ -194,7 +192,12 @@ class StaticModel:
         normalize: bool | None = None,
         show_progress_bar: bool | None = None,
     ) -> tuple[np.ndarray, int, int]:
-        """Return vectors, tokens read, and how many texts were cut short."""
+        """Encode as `encode` does, and count.
+
+        Returns:
+            Vectors (N, D), the number of tokens read, and how many texts were cut short by
+            ``max_tokens``.
+        """
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}.")
         items = clean_unicode(check_texts(texts))
@@ -215,6 +218,8 @@ class StaticModel:
                 else:
                     vectors[low:high] = sums / np.maximum(np.diff(offsets), 1)[:, None]
                 bar.advance(high - low)
+        self._warn_cut(cut, len(vectors))
+        self._warn_zero(vectors)
         return vectors, tokens, cut
 
     def encode_query(self, texts: Sequence[str], **options: Any) -> np.ndarray:
@@ -291,7 +296,7 @@ class StaticModel:
                 f"{cut} of {total} texts are longer than this model's {self.max_tokens} tokens; "
                 "the rest of them was not read.",
                 DataWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _warn_zero(self, vectors: np.ndarray) -> None:
@@ -301,5 +306,5 @@ class StaticModel:
                 f"{len(zero)} of {len(vectors)} texts have no token this model knows (empty or "
                 f"white space only?); their vectors are zero. The first is text {zero[0]}.",
                 DataWarning,
-                stacklevel=3,
+                stacklevel=4,
             )

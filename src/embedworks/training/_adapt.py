@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -246,7 +246,7 @@ def _open_run(
 
 def _run_stages(
     job: Any,
-    stages: dict[str, Callable[[Any], dict[str, Any]]],
+    stages: Mapping[str, Callable[[Any], dict[str, Any]]],
     on_plan: Callable[[Plan], None] | None,
 ) -> None:
     """Run the stages that are not done; each is recorded once its files are written."""

@@ -66,7 +66,7 @@ def evaluate_stage(job: Job) -> dict[str, Any]:
     for name, model, stored in (("base", job.base, base_vectors), ("adapted", final, vectors)):
         held_out = np.array(stored)
         held_out[rows] = job.encode(model, shown)
-        searchable = Searchable(ExactIndex(held_out), lexical)
+        searchable = Searchable(ExactIndex(held_out), lexical, job.hybrid)
         asked = Queries(queries, job.encode(model, queries))
         modes = {"base": ("bm25", "dense", "hybrid"), "adapted": ("dense", "hybrid")}[name]
         for mode in modes:
@@ -141,7 +141,11 @@ def _build_collection(job: Job, vectors: np.ndarray, model: Any) -> dict[str, An
         job.run.part("collection"),
         rows,
         vectors,
-        metadata={"model": model_fingerprint(model), "base": job.settings.base},
+        metadata={
+            "model": model_fingerprint(model),
+            "base": job.settings.base,
+            "hybrid": job.hybrid.to_dict(),
+        },
         overwrite=True,
     )
     return {"rows": len(rows), "columns": list(collection.columns), "memory": collection.memory()}

@@ -12,11 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedworks._core.files import atomic_path
+from embedworks.index import HybridSettings
 from embedworks.models import StaticModel, encode_batched, load
 from embedworks.training.run_folder import RunFolder
 from embedworks.training.settings import AdaptSettings
 
 __all__ = ["Job", "save_vectors"]
+
+# The weaker the model, the more BM25 counts; both optima are flat.
+_BM25_WEIGHT_STATIC = 0.5
+_BM25_WEIGHT_TRANSFORMER = 0.35
 
 
 def save_vectors(path: Any, vectors: np.ndarray) -> None:
@@ -60,6 +65,15 @@ class Job:
             return [int(n) for n in np.diff(offsets)]
         encoded = self.base.tokenizer(list(texts), add_special_tokens=False, truncation=False)
         return [len(ids) for ids in encoded["input_ids"]]
+
+    @property
+    def hybrid(self) -> HybridSettings:
+        """How hybrid search combines BM25 and the model."""
+        search = self.settings.search
+        weight = search.bm25_weight
+        if weight is None:
+            weight = _BM25_WEIGHT_STATIC if self.is_static else _BM25_WEIGHT_TRANSFORMER
+        return HybridSettings(bm25_weight=weight, feedback_rows=search.feedback_rows)
 
     @property
     def token_limit(self) -> int:

@@ -96,7 +96,7 @@ def static_trainer(
 
     sides = [ids(anchors), ids(positives)]
     usable = np.flatnonzero((sides[0].lengths > 0) & (sides[1].lengths > 0))
-    interleaved = [column[row] for row in usable for column in negatives]
+    interleaved = [column[row] for row in usable.tolist() for column in negatives]
     return trainer, {
         "anchors": sides[0].take(usable),
         "positives": sides[1].take(usable),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,13 +52,13 @@ def count_words(groups: Mapping[str, Iterable[str]]) -> dict[str, float]:
         >>> scores["tensor"], scores["word"]
         (2.0, 2.0)
     """
-    scores: Counter[str] = Counter()
+    scores: defaultdict[str, float] = defaultdict(float)
     for texts in groups.values():
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(_WORD.findall(text.lower()))
         for word, count in counts.items():
-            scores[word] += count**0.5  # type: ignore[assignment]
+            scores[word] += count**0.5
     return dict(scores)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "NegativeSettings",
     "PairSettings",
     "ReadingSettings",
+    "SearchSettings",
     "SplitSettings",
     "StaticSettings",
     "TransformerSettings",
@@ -81,8 +82,8 @@ class NegativeSettings(Settings):
 class StaticSettings(Settings):
     """How the table of a static model is trained."""
 
-    epochs: Positive = 3.0
-    batch_size: Count = 512
+    epochs: Positive = 8.0
+    batch_size: Count = 256
     learning_rate: Positive = 0.003
     temperature: Positive = 0.05
     anchor_strength: Annotated[float, Field(ge=0.0)] = 0.0
@@ -113,6 +114,15 @@ class MergeSettings(Settings):
     """Chunks searched on validation when the base is a transformer."""
 
 
+class SearchSettings(Settings):
+    """How hybrid search combines BM25 and the model; the values are stored with the collection."""
+
+    bm25_weight: Share | None = None
+    """Share of BM25; None takes 0.5 for static models and 0.35 for transformers."""
+    feedback_rows: Annotated[int, Field(ge=0)] = 5
+    """How many first results refine the query; 0 leaves that step out."""
+
+
 class EvaluationSettings(Settings):
     """How the result is measured."""
 
@@ -130,7 +140,7 @@ class AdaptSettings(Settings):
 
     Example:
         >>> AdaptSettings(budget="5m").static.batch_size
-        512
+        256
         >>> AdaptSettings.from_dict({"bugdet": "5m"})
         Traceback (most recent call last):
         ...
@@ -153,6 +163,7 @@ class AdaptSettings(Settings):
     static: StaticSettings = StaticSettings()
     transformer: TransformerSettings = TransformerSettings()
     merge: MergeSettings = MergeSettings()
+    search: SearchSettings = SearchSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @field_validator("budget")

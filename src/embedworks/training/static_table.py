@@ -133,9 +133,8 @@ class StaticTrainingSettings:
     """How a static table is trained.
 
     Attributes:
-        learning_rate: Peak rate of Adam. Rows have a typical length near 1 after
-            `StaticTableTrainer` rescales the table, so the useful range is 1e-4 to 2e-2 whatever
-            the table.
+        learning_rate: Peak rate of Adam. Every row is trained at its own length (see
+            `StaticTableTrainer`), so the useful range is 1e-4 to 2e-2 whatever the table.
         batch_size: Pairs per step; also the number of in-batch candidates.
         temperature: Divides cosines in the contrastive loss.
         anchor_strength: Pull towards the starting table, 0 or greater: each step moves a row
@@ -215,16 +214,24 @@ class TableView:
     Args:
         rows: float tensor (A, D), the active tokens' rows.
         slots: int64 array (V,), token id -> row, -1 for tokens that are not active.
+        weights: float tensor (A,), a fixed factor per row; None for 1.
     """
 
-    def __init__(self, rows: Tensor, slots: np.ndarray) -> None:
+    def __init__(self, rows: Tensor, slots: np.ndarray, weights: Tensor | None = None) -> None:
         self.rows = rows
         self._slots = slots
+        self._weights = torch.ones(len(rows)) if weights is None else weights
 
     def pool(self, texts: RaggedIds) -> Tensor:
-        """Return the summed rows of each text, float tensor (B, D), not normalised."""
+        """Return the weighted sum of each text's rows, float (B, D), not normalised."""
         places = torch.from_numpy(self._slots[texts.ids])
-        return F.embedding_bag(places, self.rows, torch.from_numpy(texts.offsets[:-1]), mode="sum")
+        return F.embedding_bag(
+            places,
+            self.rows,
+            torch.from_numpy(texts.offsets[:-1]),
+            mode="sum",
+            per_sample_weights=self._weights[places],
+        )
 
 
 class Objective(Protocol):
@@ -388,6 +395,11 @@ class TrainingLog:
 class StaticTableTrainer:
     """Trains a token table with Adam over the rows that occur in the data.
 
+    Each row is split into its starting length, which stays fixed as a factor, and a vector of
+    length 1, which is trained. Adam moves every number by about the learning rate; without the
+    split, that same step would drown the short rows of frequent words and hardly move the long
+    rows of rare ones.
+
     Args:
         table: (V, D) float32 token table; not changed.
         settings: See `StaticTrainingSettings`.
@@ -412,16 +424,17 @@ class StaticTableTrainer:
         used = lengths[lengths > 0]
         if not len(used):
             raise InputError("every row of the table is zero: there is nothing to train from.")
-        #: The table is trained at unit typical row length and scaled back on the way out.
+        lengths = np.where(lengths > 0, lengths, used.min())
+        self._lengths = (lengths / np.median(used)).astype(np.float32)
         self._scale = np.float32(np.median(used))
-        self._base = base / self._scale
+        self._base = base / lengths[:, None].astype(np.float32)
         self._current = self._base.copy()
         self._state: dict[str, Tensor] = {}
 
     @property
     def table(self) -> np.ndarray:
         """The table as trained so far, (V, D) float32, a copy."""
-        return np.asarray(self._current * self._scale, dtype=np.float32)
+        return self._current * (self._lengths * self._scale)[:, None]
 
     def fit_contrastive(
         self,
@@ -549,7 +562,7 @@ class StaticTableTrainer:
             }
         slots = np.full(len(self._base), -1, dtype=np.int64)
         slots[active] = np.arange(len(active))
-        return TableView(rows, slots), optimiser
+        return TableView(rows, slots, torch.from_numpy(self._lengths[active])), optimiser
 
     def _end(self, active: np.ndarray, view: TableView, optimiser: torch.optim.Adam) -> None:
         self._current[active] = view.rows.detach().numpy()
