@@ -68,6 +68,13 @@ def test_expand_terms_equals_the_formula(bags, terms, share):
             assert found[term] == pytest.approx(expected)
 
 
+def test_a_query_without_known_terms_gains_some():
+    found = expand_terms(
+        {}, [(np.array([3]), np.array([2.0]))], weights=np.ones(1), idf=np.zeros(4)
+    )
+    assert found == {3: 0.5}
+
+
 def test_bad_input():
     with pytest.raises(ShapeError, match="do not fit"):
         rocchio(np.ones(2), np.ones((1, 3)), weights=np.ones(1))

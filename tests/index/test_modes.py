@@ -11,7 +11,6 @@ from embedworks.errors import InputError, SettingsError, UnknownNameError
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex
 from embedworks.index.feedback import expand_terms, rank_weights, rocchio
-from embedworks.index.fusion import convex_combination
 from embedworks.index.modes import SEARCH_MODES, HybridSettings, Queries, Searchable
 
 WORDS = ["file", "open", "socket", "close", "path", "read", "write", "the", "is"]
@@ -60,8 +59,10 @@ def test_hybrid_equals_its_formula(feedback_rows):
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def fuse(terms, direction):
-        lexical = bm25.row_scores(terms)
-        return convex_combination([lexical, units @ direction], weights=[0.3, 0.7])
+        lexical, semantic = bm25.row_scores(terms), units @ direction
+        found = lexical[lexical > 0]
+        lexical = (lexical - found.mean()) / max(found.std(), 0.25 * found.mean())
+        return 0.3 * lexical + 0.7 * (semantic - semantic.mean()) / semantic.std()
 
     terms, direction = bm25.query_terms(query), vector / np.linalg.norm(vector)
     scores = fuse(terms, direction)

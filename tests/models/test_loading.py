@@ -88,12 +88,14 @@ def test_unknown_names_mention_similar_folders(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("offline", ["1", "0"])
-def test_a_hub_name_without_a_hub_tells_three_ways_out(offline, tmp_path, monkeypatch):
+def test_a_hub_name_without_a_hub_tells_three_ways_out(
+    offline, tmp_path, monkeypatch, socket_enabled
+):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline == "1")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     for local_files_only in (True, False):

@@ -79,9 +79,11 @@ def recipe() -> DistillSettings:
             },
             "contrastive": {
                 "temperature": 0.05,
-                "groups": {
-                    "gsm8k.question_answer": {"batch_size": 2, "scale": 0.1, "max_words": 40}
-                },
+                "batch_size": 2,
+                "per_step": 1,
+                "scale": 0.1,
+                "max_words": 40,
+                "groups": {"gsm8k.question_answer": 1.0},
             },
             "steps": 12,
             "learning_rate": 0.01,

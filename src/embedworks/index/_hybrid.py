@@ -16,6 +16,7 @@ from embedworks.index.fusion import standardize
 __all__ = ["HybridSearch"]
 
 _BLOCK_BYTES = 64 * 2**20
+_SMALLEST_DEVIATION = 0.25  # of BM25 scores, as a share of their mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +86,18 @@ class HybridSearch:
         return results
 
     def _lexical(self, query: dict[int, float], rows: np.ndarray) -> np.ndarray:
-        """Return the weighted BM25 z-scores of the rows; the mean is over the whole index."""
+        """Return the weighted BM25 z-scores of the rows.
+
+        Mean and deviation are those of all rows that share a term with the query: over all
+        rows they would drift with the size of the collection. The floor keeps a few nearly
+        equal scores from being blown up.
+        """
         scores = self.bm25.row_scores(query).astype(np.float64)
-        if not len(scores):
+        found = scores[scores > 0]
+        if not len(found):
             return np.zeros(len(rows))
-        mean, deviation = float(scores.mean()), float(scores.std())
+        mean = float(found.mean())
+        deviation = max(float(found.std()), _SMALLEST_DEVIATION * mean)
         return self.bm25_weight * standardize(scores[rows], mean=mean, deviation=deviation)
 
     def _refine(

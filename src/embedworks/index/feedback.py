@@ -15,6 +15,8 @@ from embedworks.errors import ShapeError
 
 __all__ = ["expand_terms", "rank_weights", "rocchio"]
 
+_SMALLEST_IDF = 0.1
+
 
 def rank_weights(count: int) -> np.ndarray:
     """Return weights of the first ``count`` results: ``1 / sqrt(rank)``, scaled to sum 1.
@@ -90,8 +92,8 @@ def expand_terms(
         original_weight: Share of the original query in [0, 1].
 
     Returns:
-        Term number -> weight with the query's total weight; the query itself when the results
-        have no terms.
+        Term number -> weight with the query's total weight (at least 1, so that a query
+        without known terms can gain some); the query itself when the results have no terms.
 
     Paper: a Rocchio form of the expansion in RM3 (Abdul-Jaleel et al., TREC 2004); weights come
     from ranks and BM25 scores in place of language-model probabilities.
@@ -113,8 +115,8 @@ def expand_terms(
     parts = [w * _unit(scores) for w, (_, scores) in zip(weights, documents, strict=True)]
     strength = np.bincount(places, weights=np.concatenate(parts))
     best = np.lexsort((numbers, -strength))[:terms]
-    added = strength[best] / np.maximum(idf[numbers[best]], 1e-9)
-    total = sum(query.values())
+    added = strength[best] / np.maximum(idf[numbers[best]], _SMALLEST_IDF)
+    total = max(1.0, sum(query.values()))
     added = added * (1.0 - original_weight) * total / added.sum()
     expanded = {number: original_weight * weight for number, weight in query.items()}
     for number, weight in zip(numbers[best].tolist(), added.tolist(), strict=True):

@@ -27,9 +27,10 @@ Ranked = tuple[np.ndarray, np.ndarray]
 class HybridSettings:
     """How mode ``"hybrid"`` combines dense and BM25 scores.
 
-    Both rankers' scores of all rows become z-scores and are averaged. The first results of
-    that list then refine both queries (see `rocchio` and `expand_terms`), and the refined
-    rankings are averaged in the same way.
+    Both rankers' scores become z-scores and are averaged: BM25's among the rows that share a
+    term with the query, the dense ones among all rows. The first results of that list then
+    refine both queries (see `rocchio` and `expand_terms`), and the refined rankings are averaged
+    in the same way.
 
     Attributes:
         bm25_weight: Share of BM25 in [0, 1]; the dense scores have the rest. The weaker the

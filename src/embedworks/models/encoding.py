@@ -87,8 +87,11 @@ def encode_batched(
         vectors, tokens, cut = model.encode_counted(items, show_progress_bar=show_progress)
         seconds = time.perf_counter() - started
         return vectors, EncodingStats(len(items), tokens, seconds, cut)
-    counts = _token_counts(model, items)
-    if counts is None or not items:
+    dim_of = getattr(model, "get_embedding_dimension", None)
+    if not items and dim_of is not None:
+        return np.zeros((0, dim_of()), dtype=np.float32), EncodingStats(0, 0, 0.0, 0)
+    counts = _token_counts(model, items) if items else None
+    if counts is None:
         plain = check_vectors(encode(items), name="vectors", allow_empty=True)
         return plain, EncodingStats(len(items), 0, time.perf_counter() - started, 0)
     empty = sum(not text.strip() for text in items)

@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from safetensors import SafetensorError
+
 from embedworks._core.devices import pick_device
 from embedworks._core.extras import require_extra
 from embedworks._core.files import sha256_of_file
 from embedworks._core.registry import Registry, did_you_mean
-from embedworks.errors import FormatError, NotFoundError, OfflineError, UnknownNameError
+from embedworks.errors import (
+    EmbedworksError,
+    FormatError,
+    NotFoundError,
+    OfflineError,
+    UnknownNameError,
+)
 from embedworks.models._static_files import is_static_folder
 from embedworks.models.golden import check_golden as _check_golden
 from embedworks.models.golden import has_golden
@@ -163,8 +171,8 @@ def _load_folder(folder: Path, device: str | None) -> Encoder:
         )
     try:
         return _load_transformer(str(folder), device, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        if isinstance(error, (FormatError, NotFoundError, ImportError)):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, EmbedworksError):
             raise
         raise FormatError(
             f"{folder} could not be loaded as a sentence-transformers model ({error}). "
@@ -175,12 +183,17 @@ def _load_folder(folder: Path, device: str | None) -> Encoder:
 def _load_transformer(name: str, device: str | None, *, local_files_only: bool) -> Any:
     purpose = "load a transformer model"
     library = require_extra("sentence_transformers", extra="train", purpose=purpose)
-    return library.SentenceTransformer(
-        name,
-        device=pick_device(device),
-        local_files_only=local_files_only,
-        trust_remote_code=False,
-    )
+    options = {"device": pick_device(device), "trust_remote_code": False}
+    if not local_files_only:
+        return library.SentenceTransformer(name, local_files_only=False, **options)
+    bars = importlib.import_module("transformers.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # nothing is downloaded: a bar would only be noise
+    try:
+        return library.SentenceTransformer(name, local_files_only=True, **options)
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _load_hub(name: str, device: str | None, local_files_only: bool) -> Encoder:

@@ -208,8 +208,8 @@ def report_stage(job: Job) -> dict[str, Any]:
         loss_curve=_loss_curve(job),
         pair_sources=_pair_rows(job),
         read={
-            "files": reading["n_files"],
-            "documents": reading["n_documents"],
+            "files": reading["files"],
+            "documents": reading["documents"],
             "duplicates left out": len(reading["duplicates"]),
         },
         skipped=reading["skipped_by_reason"],

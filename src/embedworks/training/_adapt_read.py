@@ -32,6 +32,9 @@ __all__ = ["read_only_stage", "read_stage", "write_table"]
 #: Fewer pairs than this give no batch worth the name.
 _LEAST_PAIRS = 8
 
+#: With this many good questions the poor ones are left out.
+_ENOUGH_QUESTIONS = 100
+
 SPLITS = ("train", "validation", "test")
 
 #: Columns every row of a collection has; attributes of documents become further columns.
@@ -72,7 +75,7 @@ def read_stage(job: Job) -> dict[str, Any]:
     )
     held_out = {
         name: _sample(
-            holdout_pairs(by_split[name], seed=settings.seed),
+            _questions(by_split[name], settings.seed),
             settings.evaluation.max_queries,
             settings.seed,
             name,
@@ -108,6 +111,19 @@ def read_stage(job: Job) -> dict[str, Any]:
     }
 
 
+def _questions(chunks: Sequence[Chunk], seed: int) -> list[TrainingPair]:
+    """Return held-out questions, as near to what people ask as the documents allow.
+
+    The words of a function's name are a poor question: they stay only where there are few others.
+    """
+    if not chunks:
+        return []
+    pairs = list(holdout_pairs(chunks, seed=seed))
+    code = {chunk.chunk_id for chunk in chunks if chunk.kind == "code"}
+    better = [p for p in pairs if not (p.source == "title" and p.chunk_id in code)]
+    return better if len(better) >= _ENOUGH_QUESTIONS else pairs
+
+
 def read_only_stage(job: Job) -> dict[str, Any]:
     """Read and chunk, for an index without training."""
     documents, chunks = _read_and_chunk(job)
@@ -123,6 +139,7 @@ def _read_and_chunk(job: Job) -> tuple[DocumentSet, ChunkSet]:
         title_column=reading.title_column,
         id_column=reading.id_column,
         exclude=reading.exclude,
+        keep_duplicates=reading.keep_duplicates,
         show_progress=job.show_progress,
     )
     chunks = chunk_documents(

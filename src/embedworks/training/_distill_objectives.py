@@ -5,6 +5,7 @@ Knows tensors and token ids; knows nothing about text or files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from embedworks._core.seeding import generator
 from embedworks.errors import ShapeError
 from embedworks.training.static_table import (
+    Objective,
     RaggedIds,
     StaticTrainingSettings,
     TableView,
     batch_rows,
 )
 
-__all__ = ["SimilarityObjective", "similarity_loss"]
+__all__ = ["DrawnObjectives", "SimilarityObjective", "similarity_loss"]
 
 
 def similarity_loss(
@@ -114,3 +117,37 @@ class SimilarityObjective:
         teacher = torch.from_numpy(self.targets[rows].astype(np.float32))
         terms = {"cosine": self.cosine, "matrix": self.matrix, "ranking": self.ranking}
         return self.scale * similarity_loss(student, teacher, tau=self.tau, **terms)
+
+
+@dataclass
+class DrawnObjectives:
+    """A few of many objectives per step, drawn by weight; their mean loss.
+
+    Attributes:
+        objectives: What to draw from.
+        weights: How often each is drawn, above 0.
+        per_step: How many are drawn in a step.
+        scale: Factor on the loss when several objectives are summed.
+    """
+
+    objectives: Sequence[Objective]
+    weights: Sequence[float]
+    per_step: int = 1
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.objectives) != len(self.weights):
+            raise ShapeError(f"{len(self.objectives)} objectives, {len(self.weights)} weights.")
+
+    def tokens(self) -> np.ndarray:
+        """Return the distinct token ids of all objectives."""
+        return np.unique(np.concatenate([objective.tokens() for objective in self.objectives]))
+
+    def loss(self, view: TableView, step: int, settings: StaticTrainingSettings) -> Tensor:
+        """Return the mean loss of the objectives drawn for this step."""
+        share = np.asarray(self.weights, dtype=np.float64)
+        drawn = generator(settings.seed, "draw", step).choice(
+            len(share), self.per_step, p=share / share.sum()
+        )
+        losses = [self.objectives[i].loss(view, step, settings) for i in drawn]
+        return self.scale * torch.stack(losses).mean()

@@ -11,7 +11,6 @@ from embedworks._core.settings import Settings
 __all__ = [
     "ContrastiveSettings",
     "DistillSettings",
-    "PairGroup",
     "SimilaritySettings",
     "StudentSettings",
     "TeacherSettings",
@@ -56,23 +55,20 @@ class SimilaritySettings(Settings):
     tau: Positive
 
 
-class PairGroup(Settings):
-    """One kind of pair in the contrastive objective."""
-
-    batch_size: Count
-    """Pairs per step; batches hold one kind only, so negatives are of the same kind."""
-    scale: Positive
-    """Weight of its loss."""
-    max_words: Count
-    """Texts are cut to so many words."""
-
-
 class ContrastiveSettings(Settings):
     """Learning from natural pairs."""
 
     temperature: Positive
-    groups: dict[str, PairGroup]
-    """``source.kind`` of `SOURCES` -> how it is used."""
+    batch_size: Count
+    """Pairs per batch; a batch holds one kind only, so that its negatives are of that kind too."""
+    per_step: Count
+    """Batches per step, their kinds drawn by weight."""
+    scale: Positive
+    """Weight of the contrastive loss beside the similarity loss."""
+    max_words: Count
+    """Texts are cut to so many words."""
+    groups: dict[str, Positive]
+    """``source.kind`` of `SOURCES` -> how often it is drawn."""
 
 
 class DistillSettings(Settings):

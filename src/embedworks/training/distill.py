@@ -34,7 +34,7 @@ from embedworks.training._distill_corpus import (
     load_sources,
     sample,
 )
-from embedworks.training._distill_objectives import SimilarityObjective
+from embedworks.training._distill_objectives import DrawnObjectives, SimilarityObjective
 from embedworks.training._distill_settings import DistillSettings
 from embedworks.training._distill_teacher import TeacherCache, text_keys
 from embedworks.training._distill_vocabulary import (
@@ -45,7 +45,6 @@ from embedworks.training._distill_vocabulary import (
 )
 from embedworks.training.static_table import (
     ContrastiveObjective,
-    Objective,
     RaggedIds,
     StaticTableTrainer,
     StaticTrainingSettings,
@@ -293,12 +292,22 @@ def _train(
     directions = principal_directions(vectors[: len(texts)], settings.student.dim)
     targets = normalize_rows(vectors.astype(np.float32) @ directions)
     counts = np.bincount(ids.take(np.arange(len(texts))).ids, minlength=len(words))
-    objectives: list[Objective] = [
-        SimilarityObjective(ids.take(readable), targets[readable], **settings.similarity.to_dict())
-    ]
-    for name, pairs in corpus.pairs.items():
-        objectives.append(_pair_objective(settings, name, pairs, tokenizer))
-        counts += np.bincount(objectives[-1].positives.ids, minlength=len(words))  # type: ignore[attr-defined]
+    similarity = SimilarityObjective(
+        ids.take(readable), targets[readable], **settings.similarity.to_dict()
+    )
+    groups = {
+        name: _pair_objective(settings, name, pairs, tokenizer)
+        for name, pairs in corpus.pairs.items()
+    }
+    for group in groups.values():
+        counts += np.bincount(group.positives.ids, minlength=len(words))
+    contrastive = settings.contrastive
+    drawn = DrawnObjectives(
+        list(groups.values()),
+        [contrastive.groups[name] for name in groups],
+        per_step=contrastive.per_step,
+        scale=contrastive.scale,
+    )
     table = starting_table(
         targets[len(texts) :], counts, frequency_smoothing=settings.student.frequency_smoothing
     )
@@ -316,7 +325,7 @@ def _train(
     start = trainer.resume(folder) if folder.is_dir() and any(folder.iterdir()) else 0
     with progress_bar("Training", total=settings.steps - start, enabled=show_progress) as bar:
         log = trainer.fit(
-            objectives,
+            [similarity, drawn],
             steps=settings.steps,
             start_step=start,
             on_step=lambda step, loss: bar.advance(),
@@ -330,17 +339,16 @@ def _train(
 def _pair_objective(
     settings: DistillSettings, name: str, pairs: Sequence[Pair], tokenizer: Tokenizer
 ) -> ContrastiveObjective:
-    group = settings.contrastive.groups[name]
+    limit = settings.contrastive.max_words
     sides: list[RaggedIds] = [
-        tokenize(tokenizer, [" ".join(p[side].split()[: group.max_words]) for p in pairs])
-        for side in (0, 1)
+        tokenize(tokenizer, [" ".join(p[side].split()[:limit]) for p in pairs]) for side in (0, 1)
     ]
     usable = np.flatnonzero((sides[0].lengths > 0) & (sides[1].lengths > 0))
     if len(usable) < 2:
         raise EmptyInputError(f"{name} has {len(usable)} usable pairs: at least 2 are needed.")
     anchors, positives = (side.take(usable) for side in sides)
     return ContrastiveObjective(
-        anchors, positives, scale=group.scale, batch_size=group.batch_size, name=name
+        anchors, positives, batch_size=settings.contrastive.batch_size, name=name
     )
 
 

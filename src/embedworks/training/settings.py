@@ -39,6 +39,8 @@ class ReadingSettings(Settings):
     """Column of unique ids; None looks for `doc_id`, then `id`."""
     exclude: tuple[str, ...] = ()
     """Glob patterns of relative paths to leave out."""
+    keep_duplicates: bool = False
+    """Keep documents with the same text, because judgements name them by id."""
 
 
 class ChunkingSettings(Settings):
