@@ -18,16 +18,18 @@ from pathlib import Path
 
 from static_encode import make_folder
 
-PROLOGUE = "import time, resource; started = time.perf_counter()\n"
-EPILOGUE = """
+PROLOGUE = "import time; started = time.perf_counter()\n"
+EPILOGUE = f"""
 seconds = time.perf_counter() - started
-import json
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "peak_rss_mb": peak}))
+import json, sys
+sys.path.insert(0, {str(Path(__file__).resolve().parent)!r})
+from static_encode import peak_rss_mb
+print(json.dumps({{"seconds": seconds, "peak_rss_mb": peak_rss_mb()}}))
 """
 
 
 def jobs(folder: Path | None) -> dict[str, str]:
+    """Return the program of each row; ``folder`` is None for the bundled model."""
     name = "static" if folder is None else str(folder)
     vector = "encode(['How do I open a file?'])"
     return {
@@ -40,6 +42,7 @@ def jobs(folder: Path | None) -> dict[str, str]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--repeats", type=int, default=7)

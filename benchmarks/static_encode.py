@@ -22,11 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
 CONTESTANTS = ("embedworks", "model2vec", "sentence-transformers")
 
 
 def set_threads(threads: int) -> None:
+    """Set the thread counts of every library, before it is imported."""
     names = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "EMBEDWORKS_THREADS", "MKL_NUM_THREADS")
     os.environ.update(dict.fromkeys(names, str(threads)), TOKENIZERS_PARALLELISM="true")
 
@@ -98,10 +98,16 @@ def load(contestant: str, folder: str):
     return lambda texts: model.encode(texts, batch_size=1024)
 
 
+def peak_rss_mb() -> float:
+    """Peak memory of this process; unlike ru_maxrss, a parent's peak is not inherited."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("this system does not tell the peak memory of a process")
+
+
 def alone(contestant: str, folder: str, texts_file: str) -> None:
     """Run one contestant in this (fresh) process and print its figures."""
-    import resource
-
     texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
     started = time.perf_counter()
     encode = load(contestant, folder)
@@ -112,7 +118,6 @@ def alone(contestant: str, folder: str, texts_file: str) -> None:
     first = time.perf_counter()
     encode(texts)
     second = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
             {
@@ -120,13 +125,14 @@ def alone(contestant: str, folder: str, texts_file: str) -> None:
                 "first_vector_s": one - loaded,
                 "first_call_s": first - one,
                 "second_call_s": second - first,
-                "peak_rss_mb": peak,
+                "peak_rss_mb": peak_rss_mb(),
             }
         )
     )
 
 
 def run_alone(contestant: str, folder: str, texts_file: Path, repeats: int) -> dict[str, float]:
+    """Return the medians of a contestant over several fresh processes."""
     rows = []
     for _ in range(repeats):
         command = [sys.executable, __file__, "--alone", contestant, folder, str(texts_file)]
@@ -136,6 +142,7 @@ def run_alone(contestant: str, folder: str, texts_file: Path, repeats: int) -> d
 
 
 def spread(seconds: list[float], texts: int) -> dict[str, float]:
+    """Summarise the times of one contestant."""
     ordered = sorted(seconds)
     return {
         "median_s": ordered[len(ordered) // 2],
@@ -146,6 +153,7 @@ def spread(seconds: list[float], texts: int) -> dict[str, float]:
 
 
 def interleave(encoders: dict, texts: list[str], rounds: int) -> dict[str, list[float]]:
+    """Let the contestants take turns; return the seconds of each."""
     times: dict[str, list[float]] = {name: [] for name in encoders}
     for name, encode in encoders.items():
         encode(texts)
@@ -171,6 +179,7 @@ def new_model_times(folder: str, texts: list[str], rounds: int) -> list[float]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--docs", type=int, help="number of docstrings; all by default")
@@ -198,7 +207,7 @@ def main() -> None:
         fresh = new_model_times(folder, texts, options.rounds)
         vectors = {name: np.asarray(encode(texts)) for name, encode in encoders.items()}
         model = StaticModel.from_pretrained(folder)
-        ids, offsets = model.tokenize(texts)
+        ids, _ = model.tokenize(texts)
         plain = [e.ids for e in model.tokenizer.encode_batch(texts, add_special_tokens=False)]
         slow = np.stack([model.table[row].mean(axis=0, dtype=np.float64) for row in plain])
         slow /= np.linalg.norm(slow, axis=1, keepdims=True)
@@ -247,6 +256,7 @@ def main() -> None:
 
 
 def show(report: dict) -> None:
+    """Print the report as a table."""
     print(
         f"{report['texts']} docstrings, {report['tokens']} tokens, {report['threads']} threads; "
         f"{report['model']}; load average {report['machine']['load_average_before']:.1f}"

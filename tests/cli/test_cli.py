@@ -59,7 +59,7 @@ def test_help_and_version(call):
 
 
 def test_search_shows_places_and_json(call, indexed):
-    code, out, _ = call("search", indexed, "extract zip archive", "-k", "2")
+    code, out, _ = call("search", indexed, "extract zip archive", "-k", "5")
     assert code == 0
     assert "zipfile.py:" in out
     code, out, _ = call("search", indexed, "extract zip archive", "-k", "2", "--json")
@@ -75,7 +75,7 @@ def test_search_shows_places_and_json(call, indexed):
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [
-        (("search", "{run}", " "), "InputError"),
+        (("search", "{run}", " "), "EmptyInputError"),
         (("search", "{run}", "x", "--where", "path ="), "QuerySyntaxError"),
         (("search", "{run}", "x", "--mode", "dens"), "UnknownNameError"),
         (("search", "/no/such/run", "x"), "NotFoundError"),

@@ -98,3 +98,11 @@ def test_other_versions_and_damaged_states_are_refused(tmp_path):
     (tmp_path / "run/run.json").write_text('{"format": 1')
     with pytest.raises(FormatError, match="not valid JSON"):
         RunFolder.open(tmp_path / "run")
+
+
+def test_a_discarded_run_leaves_nothing_but_an_older_one(tmp_path):
+    start(tmp_path / "new").discard()
+    assert not (tmp_path / "new").exists()
+    finish(start(tmp_path / "run"), "old")
+    start(tmp_path / "run", overwrite=True).discard()
+    assert (RunFolder.open(tmp_path / "run").part("model") / "weights").read_text() == "old"

@@ -75,7 +75,7 @@ def evaluate(
     from embedworks.evaluation import format_table, load_qrels, load_queries
     from embedworks.training import SYSTEM_LABELS, evaluate_run_folder
 
-    comparison, costs = evaluate_run_folder(
+    comparison, milliseconds = evaluate_run_folder(
         run,
         load_queries(queries),
         load_qrels(qrels),
@@ -83,7 +83,7 @@ def evaluate(
         with_base=base,
     )
     if json:
-        emit_json({"comparison": comparison.to_dict(), "costs": costs})
+        emit_json({"comparison": comparison.to_dict(), "ms_per_query": milliseconds})
         return
     console.print(format_table(comparison, labels=SYSTEM_LABELS), markup=False)
 

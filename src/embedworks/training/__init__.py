@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = _attach(
         "index_documents": "_adapt",
         "load_recipe": "recipes",
         "open_run": "_search",
+        "rank_judged_queries": "_search",
         "parse_duration": "budget",
         "search": "_search",
         "train_transformer": "transformer",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embedworks._core.files import read_json
+from embedworks.errors import EmbedworksError
 from embedworks.training.budget import Plan, PlanStep
 from embedworks.training.recipes import load_recipe
 from embedworks.training.run_folder import RunFolder
@@ -253,7 +254,13 @@ def _run_stages(
     for name, stage in stages.items():
         if not job.run.is_done(name):
             start = time.perf_counter()
-            info = stage(job)
+            try:
+                info = stage(job)
+            except EmbedworksError:
+                # A mistake found before anything was done leaves nothing behind to resume.
+                if not job.run.state["stages"]:
+                    job.run.discard()
+                raise
             job.run.finish_stage(name, time.perf_counter() - start, info)
         if name == "plan" and on_plan is not None:
             plan = job.run.info("plan")["plan"]

@@ -15,7 +15,14 @@ from embedworks.index import Collection, Explanation, Hit
 from embedworks.models import encode_batched, load, model_fingerprint
 from embedworks.training.run_folder import RunFolder
 
-__all__ = ["SYSTEM_LABELS", "RunSearcher", "evaluate_run_folder", "open_run", "search"]
+__all__ = [
+    "SYSTEM_LABELS",
+    "RunSearcher",
+    "evaluate_run_folder",
+    "open_run",
+    "rank_judged_queries",
+    "search",
+]
 
 #: Systems a run is measured with -> what tables call them.
 SYSTEM_LABELS = {
@@ -99,43 +106,31 @@ def search(
     return open_run(run).search(query, k=k, where=where, mode=mode)
 
 
-def evaluate_run_folder(
-    run: str | Path,
-    queries: Mapping[str, str],
-    qrels: Mapping[str, Mapping[str, int]],
-    *,
-    metrics: Sequence[str] = ("ndcg@10", "recall@10", "mrr@10"),
-    with_base: bool = True,
-    seed: int = 0,
-) -> tuple[Comparison, dict[str, dict[str, float]]]:
-    """Score a run on judged queries whose relevant documents are in its collection.
+def rank_judged_queries(
+    run: str | Path, queries: Mapping[str, str], *, with_base: bool = True
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, float]]:
+    """Rank a run's documents for queries with every system.
 
     Args:
         run: A finished run.
         queries: Query id -> text.
-        qrels: Query id -> document id -> relevance.
-        metrics: Metric labels.
-        with_base: Also encode the collection with the base model, and score it alone and fused
-            with BM25. Costs one encoding of the collection, nothing when the base was kept.
-        seed: Seed of the intervals.
+        with_base: Also encode the collection with the base model, and search with it alone and
+            together with BM25.
 
     Returns:
-        The comparison of the systems, and per system its ranking's ``ms_per_query``.
-
-    Raises:
-        InputError: When queries and judgements do not fit the collection.
+        Per system of `SYSTEM_LABELS` a ranking (query id -> document id -> score, the best
+        chunk's), and the milliseconds a query took.
     """
     searcher = open_run(run)
-    base_name = searcher.run.state["settings"]["base"]
     ids = sorted(queries)
     texts = [queries[name] for name in ids]
     runs: dict[str, dict[str, dict[str, float]]] = {}
-    costs: dict[str, dict[str, float]] = {}
+    milliseconds: dict[str, float] = {}
 
-    def add(system: str, collection: Any, mode: str, model: Any) -> None:
+    def add(system: str, collection: Collection, mode: str, model: Any) -> None:
         start = time.perf_counter()
         found = collection.search_many(texts, k=_DEPTH, mode=mode, encoder=model)
-        costs[system] = {"ms_per_query": 1e3 * (time.perf_counter() - start) / len(texts)}
+        milliseconds[system] = 1e3 * (time.perf_counter() - start) / len(texts)
         chunks = {
             name: dict(zip(chunk_ids, map(float, scores), strict=True))
             for name, chunk_ids, scores in zip(ids, found.chunk_ids, found.scores, strict=True)
@@ -149,17 +144,47 @@ def evaluate_run_folder(
 
     add("bm25", searcher.collection, "bm25", None)
     if with_base:
-        base = load(base_name)
+        base = load(searcher.run.state["settings"]["base"])
         rows = searcher.collection.rows
         shown = [
             with_title(title, text)
             for title, text in zip(rows["title"].to_pylist(), rows["text"].to_pylist(), strict=True)
         ]
-        vectors, _ = encode_batched(base, shown)
-        before = searcher.collection.with_vectors(vectors)
+        before = searcher.collection.with_vectors(encode_batched(base, shown)[0])
         add("base", before, "dense", base)
         add("base_hybrid", before, "hybrid", base)
     add("adapted", searcher.collection, "dense", searcher.model)
     add("hybrid", searcher.collection, "hybrid", searcher.model)
+    return runs, milliseconds
+
+
+def evaluate_run_folder(
+    run: str | Path,
+    queries: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    metrics: Sequence[str] = ("ndcg@10", "recall@10", "mrr@10"),
+    with_base: bool = True,
+    seed: int = 0,
+) -> tuple[Comparison, dict[str, float]]:
+    """Score a run on judged queries whose relevant documents are in its collection.
+
+    Args:
+        run: A finished run.
+        queries: Query id -> text.
+        qrels: Query id -> document id -> relevance.
+        metrics: Metric labels.
+        with_base: Also score the base model alone and with BM25. Costs one encoding of the
+            collection.
+        seed: Seed of the intervals.
+
+    Returns:
+        The comparison of the systems, and the milliseconds a query took with each.
+
+    Raises:
+        InputError: When queries and judgements do not fit the collection.
+    """
+    runs, milliseconds = rank_judged_queries(run, queries, with_base=with_base)
     baselines = ["bm25", "base", "base_hybrid"] if with_base else ["bm25"]
-    return compare_runs(runs, qrels, baseline=baselines, metrics=metrics, seed=seed), costs
+    comparison = compare_runs(runs, qrels, baseline=baselines, metrics=metrics, seed=seed)
+    return comparison, milliseconds

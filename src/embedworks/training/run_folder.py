@@ -187,6 +187,14 @@ class RunFolder:
         self.log("complete")
         shutil.rmtree(self.work, ignore_errors=True)
 
+    def discard(self) -> None:
+        """Remove an unfinished run; a finished one in the same folder stays."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        if not (self.path / "run.json").is_file():
+            (self.path / "run.jsonl").unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+
     @property
     def stage_seconds(self) -> float:
         """Wall clock spent in finished stages, over all sittings."""
