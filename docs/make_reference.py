@@ -4,6 +4,8 @@ python docs/make_reference.py           writes the pages
 python docs/make_reference.py --json    prints {name: text}, which tests compare with the pages
 """
 
+# ruff: noqa: E402 - the environment is set before typer reads it
+
 from __future__ import annotations
 
 import ast
@@ -15,7 +17,7 @@ import sys
 from pathlib import Path
 
 # The width is read when typer is imported; colours would depend on who runs this.
-os.environ |= {"COLUMNS": "90", "TERMINAL_WIDTH": "90", "NO_COLOR": "1", "TERM": "dumb"}
+os.environ |= {"COLUMNS": "96", "TERMINAL_WIDTH": "96", "NO_COLOR": "1", "TERM": "dumb"}
 for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
     os.environ.pop(name, None)
 
@@ -23,7 +25,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import embedworks
-from embedworks._core.registry import Registry
+from embedworks._core.registry import REGISTRIES
 from embedworks.cli.app import app
 
 PACKAGE = Path(embedworks.__file__).parent
@@ -90,30 +92,47 @@ def recipe_page() -> str:
     )
 
 
-def room_page(room: str) -> str:
-    """Return the page of a room: registered names, then every public object."""
-    return _objects_page(f"embedworks.{room}", exports(PACKAGE / room))
-
-
 def top_page() -> str:
-    """Return the page of the names that `import embedworks` offers beside the rooms."""
-    names = exports(PACKAGE)
-    plain = {n: f"{m}.{exports(PACKAGE / m)[n]}" for n, m in names.items() if n != m}
-    return _objects_page("embedworks", plain)
+    """Return the page of what `import embedworks` offers: the everyday names, and the rooms."""
+    rows, listed = [], []
+    for name, home in sorted(exports(PACKAGE).items()):
+        found = getattr(embedworks, name)
+        about = _markdown((found.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
+        if name == home:
+            page = f"embedworks.{name}.md" if name in ROOMS else f"{name}.md"
+            rows.append(f"| [`{name}`]({page}) | {about} |")
+        else:
+            anchor = f"embedworks.{home}.{exports(PACKAGE / home)[name]}.{name}"
+            listed.append(f"| [`{name}`](embedworks.{home}.md#{anchor}) | {about} |")
+    head = "|---|---|"
+    return (
+        "\n\n".join(
+            [
+                "# embedworks",
+                "`import embedworks as ew` is cheap: torch and other heavy libraries are imported "
+                "by the functions that need them.",
+                "\n".join(["| name | what it is |", head, *listed]),
+                "\n".join(["| module | what is in it |", head, *rows]),
+            ]
+        )
+        + "\n"
+    )
 
 
-def _objects_page(package: str, names: dict[str, str]) -> str:
-    module = importlib.import_module(package)
-    about = (module.__doc__ or "").strip()
-    parts = [f"# {package}", _markdown(about)]
-    objects = {n: getattr(module, n) for n, sub in names.items() if n != sub}
-    for name, found in sorted(objects.items()):
+def room_page(room: str) -> str:
+    """Return the page of a room: every public object, and what its registries hold."""
+    module = importlib.import_module(f"embedworks.{room}")
+    parts = [f"# embedworks.{room}", _markdown((module.__doc__ or "").strip())]
+    for name, home in sorted(exports(PACKAGE / room).items()):
+        if name == home:
+            continue  # a submodule, whose names are exported themselves
         parts.append(
-            f"::: {package}.{names[name]}.{name}\n    options:\n      heading: {name}"
+            f"::: embedworks.{room}.{home}.{name}\n    options:\n      heading: {name}"
             f"\n      toc_label: {name}"
         )
-        if isinstance(found, Registry):
-            rows = [f"| `{key}` | {found.summary(key)} |" for key in found]
+        if (f"embedworks.{room}", name) in REGISTRIES.values():
+            registry = getattr(module, name)
+            rows = [f"| `{key}` | {registry.summary(key)} |" for key in registry]
             parts.append("\n".join(["| name | what it is |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
@@ -125,7 +144,7 @@ def _markdown(text: str) -> str:
 def pages() -> dict[str, str]:
     """Return every generated page by file name."""
     made = {"cli.md": cli_page(), "recipe.md": recipe_page(), "embedworks.md": top_page()}
-    return made | {f"{room}.md": room_page(room) for room in rooms()}
+    return made | {f"embedworks.{room}.md": room_page(room) for room in rooms()}
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def index(
 def demo(
     out: Out = Path("runs/stdlib"),
     base: Annotated[str, typer.Option(help="Model to start from.")] = "static",
-    budget: Annotated[str, typer.Option(help="Wall clock for the whole job.")] = "2m",
+    budget: Annotated[str, typer.Option(help="Wall clock for the whole job.")] = "150s",
     json: JsonFlag = False,
 ) -> None:
     """Adapt a model to the Python standard library and ask it three questions."""
@@ -153,7 +153,7 @@ def _show_plan(plan: Any) -> None:
 
     show_table(
         f"Plan (budget {format_duration(plan.budget_seconds)}, "
-        f"{format_duration(plan.spent_seconds)} spent on reading)",
+        f"{format_duration(plan.spent_seconds)} spent on reading and measuring)",
         ["step", "work", "estimate"],
         [[step.name, step.work, format_duration(step.seconds)] for step in plan.steps],
     )

@@ -171,14 +171,12 @@ def _vocabulary_of(tokenizer: Tokenizer, rules: dict[str, Any]) -> Vocabulary | 
         return None
     for token in added:
         character_rules[0, ord(token["content"][0])] |= kernels.ADDED_START
-    pieces = _ascii_pieces(model["vocab"], model["continuing_subword_prefix"])
-    contents = [piece for piece, _, _ in pieces]
+    contents, described = _ascii_pieces(model["vocab"], model["continuing_subword_prefix"])
+    count = len(contents)
     contents += [token["content"].encode() for token in added]
     edges = _cumulated(map(len, contents), len(contents))
     placed = np.column_stack([edges[:-1], np.diff(edges)])
     text = np.frombuffer(b"".join(contents), dtype=np.uint8)
-    count = len(pieces)
-    described = np.array([(number, follows) for _, number, follows in pieces], dtype=np.int64)
     size = 1 << max(8, (2 * count).bit_length())
     slots = np.full((size, 4), -1, dtype=np.int64)
     marks = np.zeros(_MARKS_PER_SLOT * size, dtype=np.uint8)
@@ -239,13 +237,12 @@ def _one_ascii(text: str) -> bool:
     return len(text) == 1 and text.isascii()
 
 
-def _ascii_pieces(vocab: dict[str, int], prefix: str) -> list[tuple[bytes, int, bool]]:
-    """Return the ASCII pieces, their ids, and whether they continue a word."""
-    starting = [(piece.encode(), number, False) for piece, number in vocab.items() if piece]
+def _ascii_pieces(vocab: dict[str, int], prefix: str) -> tuple[list[bytes], np.ndarray]:
+    """Return the ASCII pieces, and int64 (P, 2): their ids, and whether they continue a word."""
+    entries = [(piece, number) for piece, number in vocab.items() if piece and piece.isascii()]
     cut = len(prefix)
-    following = [
-        (piece[cut:].encode(), number, True)
-        for piece, number in vocab.items()
-        if piece.startswith(prefix) and len(piece) > cut
-    ]
-    return [entry for entry in starting + following if entry[0].isascii()]
+    follow = [(p[cut:], number) for p, number in entries if p.startswith(prefix) and len(p) > cut]
+    described = np.zeros((len(entries) + len(follow), 2), dtype=np.int64)
+    described[:, 0] = [number for _, number in entries + follow]
+    described[len(entries) :, 1] = 1
+    return [piece.encode() for piece, _ in entries + follow], described

@@ -96,13 +96,13 @@ class RaggedTokenizer:
     """A tokenizer that returns flat ids, quickly when its kind allows.
 
     Args:
-        tokenizer: Any `tokenizers.Tokenizer`; it is copied, and its padding and truncation are
-            switched off in the copy.
+        tokenizer: Any `tokenizers.Tokenizer`; its padding and truncation are switched off, and it
+            must not be changed afterwards.
         max_tokens: Keep only the first ``max_tokens`` tokens of each text, or None to keep all.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int | None = None) -> None:
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer = tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.max_tokens = max_tokens

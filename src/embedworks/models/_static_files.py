@@ -230,7 +230,7 @@ def _dequantize(weight: np.ndarray, scale: np.ndarray | None, path: Path) -> np.
                 f"{' with a scale' if scale is not None else ''}; expected float32 or float16, or "
                 "int8 with 'embedding.scale'."
             )
-        return weight.astype(np.float32)
+        return np.asarray(weight, dtype=np.float32)
     if scale is None or scale.shape != weight.shape[:1]:
         found = "is missing" if scale is None else f"has shape {scale.shape}"
         raise FormatError(

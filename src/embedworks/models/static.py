@@ -65,13 +65,21 @@ class StaticModel:
     ) -> None:
         if max_tokens is not None and max_tokens < 1:
             raise InputError(f"max_tokens must be at least 1 or None, got {max_tokens}.")
+        own = Tokenizer.from_str(tokenizer.to_str())
+        self._assemble(RaggedTokenizer(own, max_tokens), table, name, normalize, metadata or {})
+
+    def _assemble(
+        self,
+        ragged: RaggedTokenizer,
+        table: np.ndarray,
+        name: str,
+        normalize: bool,
+        metadata: Mapping[str, Any],
+    ) -> None:
         self.name = name
         self.normalize = normalize
-        self.metadata: dict[str, Any] = dict(metadata or {})
-        self._ragged = RaggedTokenizer(tokenizer, max_tokens)
-        self._set_table(table)
-
-    def _set_table(self, table: np.ndarray) -> None:
+        self.metadata: dict[str, Any] = dict(metadata)
+        self._ragged = ragged
         rows = check_vectors(table, name="table")
         needed = max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         if len(rows) < needed:
@@ -128,10 +136,7 @@ class StaticModel:
             ShapeError: When the table has too few rows.
         """
         other = StaticModel.__new__(StaticModel)
-        other.name, other.normalize = self.name, self.normalize
-        other.metadata = dict(self.metadata)
-        other._ragged = self._ragged
-        other._set_table(table)
+        other._assemble(self._ragged, table, self.name, self.normalize, self.metadata)
         return other
 
     def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -281,14 +286,10 @@ class StaticModel:
             FormatError: When a file is damaged, half written, or of another kind.
         """
         tokenizer, table, settings = _static_files.read_static(Path(folder))
-        return cls(
-            tokenizer,
-            table,
-            name=settings.name,
-            normalize=settings.normalize,
-            metadata=settings.metadata,
-            max_tokens=settings.max_tokens,
-        )
+        ragged = RaggedTokenizer(tokenizer, settings.max_tokens)
+        model = cls.__new__(cls)
+        model._assemble(ragged, table, settings.name, settings.normalize, settings.metadata)
+        return model
 
     def _warn_cut(self, cut: int, total: int) -> None:
         if cut:

@@ -73,7 +73,7 @@ class SplitSettings(Settings):
 class NegativeSettings(Settings):
     """How hard negatives are mined."""
 
-    count: Count = 4
+    count: Count = 2
     """Hard negatives per pair, for static bases (transformers use one)."""
     depth: Count = 50
     """How many of the best-ranked candidates are looked at."""
@@ -112,7 +112,7 @@ class MergeSettings(Settings):
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.8
     """The gain on validation must be above zero with this two-sided confidence."""
     metric: str = "ndcg@10"
-    max_corpus: Count = 5_000
+    max_corpus: Count = 1_500
     """Chunks searched on validation when the base is a transformer."""
 
 
