@@ -72,6 +72,7 @@ def recipe() -> DistillSettings:
             "student": {"dim": 16, "added_words": 3, "frequency_smoothing": 0.001},
             "similarity": {
                 "batch_size": 32,
+                "cluster_size": 8,
                 "cosine": 1.0,
                 "matrix": 1.0,
                 "ranking": 0.1,
@@ -80,6 +81,7 @@ def recipe() -> DistillSettings:
             "contrastive": {
                 "temperature": 0.05,
                 "batch_size": 2,
+                "cluster_size": 50,
                 "per_step": 1,
                 "scale": 0.1,
                 "max_words": 40,

@@ -16,12 +16,12 @@ from embedworks.errors import (
     ShapeError,
 )
 from embedworks.training.static_table import (
+    BatchOrder,
     ContrastiveObjective,
     RaggedIds,
     StaticTableTrainer,
     StaticTrainingSettings,
     TableView,
-    batch_rows,
 )
 
 
@@ -64,15 +64,31 @@ def test_ragged_ids_refuse_offsets_that_do_not_fit() -> None:
         RaggedIds(np.array([1, 2]), np.array([0, 3, 1, 2]))
 
 
-@given(st.integers(1, 40), st.integers(2, 16), st.integers(0, 3))
+@given(st.integers(1, 40), st.integers(2, 16), st.integers(0, 3), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_batches_of_an_epoch_do_not_overlap(count: int, size: int, seed: int) -> None:
+def test_batches_of_an_epoch_do_not_overlap(
+    count: int, size: int, seed: int, clustered: bool
+) -> None:
+    clusters = np.arange(count) % 3 * 2 if clustered else None
+    order = BatchOrder(count, size, name="x", clusters=clusters, block=3)
     per_epoch = count // min(size, count)
-    rows = [batch_rows(count, size, step=s, seed=seed) for s in range(per_epoch)]
+    rows = [order.rows(s, seed=seed) for s in range(per_epoch)]
     flat = np.concatenate(rows)
     assert len(set(flat.tolist())) == len(flat) == per_epoch * min(size, count)
-    again = batch_rows(count, size, step=per_epoch - 1, seed=seed)
-    np.testing.assert_array_equal(again, rows[-1])
+    fresh = BatchOrder(count, size, name="x", clusters=clusters, block=3)
+    fresh.rows(per_epoch, seed=seed)
+    np.testing.assert_array_equal(fresh.rows(per_epoch - 1, seed=seed), rows[-1])
+
+
+def test_clustered_batches_hold_relatives() -> None:
+    clusters = np.arange(1000) % 10
+    for labels, expected in ((None, 0.1), (clusters, 0.9)):
+        order = BatchOrder(1000, 20, name="x", clusters=labels, block=20)
+        same = [clusters[order.rows(s, seed=0)] for s in range(10)]
+        share = np.mean([(row[:, None] == row).mean() for row in same])
+        assert share == pytest.approx(expected, abs=0.12)
+    with pytest.raises(ShapeError, match="clusters"):
+        BatchOrder(3, 2, name="x", clusters=np.zeros(2))
 
 
 def test_pool_is_the_sum_of_rows() -> None:

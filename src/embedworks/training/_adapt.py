@@ -144,7 +144,13 @@ def adapt(
     settings = _resolve(recipe, base=base, budget=budget, seed=seed, exclude=exclude)
     run = _open_run(documents, out, settings, resume=resume, overwrite=overwrite)
     if not run.complete:
-        from embedworks.training import _adapt_finish, _adapt_prepare, _adapt_read, _adapt_train
+        from embedworks.training import (
+            _adapt_finish,
+            _adapt_merge,
+            _adapt_prepare,
+            _adapt_read,
+            _adapt_train,
+        )
         from embedworks.training._adapt_job import Job
 
         stages = {
@@ -152,7 +158,7 @@ def adapt(
             "plan": _adapt_prepare.plan_stage,
             "prepare": _adapt_prepare.prepare_stage,
             "train": _adapt_train.train_stage,
-            "merge": _adapt_train.merge_stage,
+            "merge": _adapt_merge.merge_stage,
             "evaluate": _adapt_finish.evaluate_stage,
             "index": _adapt_finish.index_stage,
             "report": _adapt_finish.report_stage,

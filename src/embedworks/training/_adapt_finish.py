@@ -27,7 +27,7 @@ from embedworks.index import SEARCH_MODES, BM25Index, Collection, ExactIndex
 from embedworks.index.modes import Queries, Searchable
 from embedworks.models import load, model_fingerprint, save
 from embedworks.training._adapt_job import save_vectors
-from embedworks.training._adapt_train import DEPTH
+from embedworks.training._adapt_merge import DEPTH, named_rankings
 from embedworks.training._search import SYSTEM_LABELS
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def evaluate_stage(job: Job) -> dict[str, Any]:
     for name, model, stored in (("base", job.base, base_vectors), ("adapted", final, vectors)):
         held_out = np.array(stored)
         held_out[rows] = job.encode(model, shown)
-        searchable = Searchable(ExactIndex(held_out), lexical, job.hybrid)
+        searchable = Searchable(
+            ExactIndex(held_out), lexical, job.base_hybrid if name == "base" else job.hybrid
+        )
         asked = Queries(queries, job.encode(model, queries))
         modes = {"base": ("bm25", "dense", "hybrid"), "adapted": ("dense", "hybrid")}[name]
         for mode in modes:
@@ -78,7 +80,7 @@ def evaluate_stage(job: Job) -> dict[str, Any]:
             begin = time.perf_counter()
             ranked = SEARCH_MODES[mode].run(searchable, asked, DEPTH, None)
             seconds[system] = (time.perf_counter() - begin) / len(queries)
-            runs[system] = _named(ranked, job.chunks["chunk_id"].to_pylist())
+            runs[system] = named_rankings(ranked, job.chunks["chunk_id"].to_pylist())
     qrels = {str(i): {name: 1} for i, name in enumerate(wanted)}
     comparison = compare_runs(
         {name: runs[name] for name in SYSTEM_LABELS},
@@ -283,15 +285,6 @@ def _provenance(job: Job, results: dict[str, Any]) -> dict[str, str]:
         "Python": platform.python_version(),
         **versions,
         "peak memory": f"{results.get('peak_memory_mb', 0):,} MB",
-    }
-
-
-def _named(
-    ranked: list[tuple[np.ndarray, np.ndarray]], names: list[str]
-) -> dict[str, dict[str, float]]:
-    return {
-        str(i): {names[row]: float(score) for row, score in zip(rows, scores, strict=True)}
-        for i, (rows, scores) in enumerate(ranked)
     }
 
 

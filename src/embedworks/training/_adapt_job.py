@@ -67,13 +67,28 @@ class Job:
         return [len(ids) for ids in encoded["input_ids"]]
 
     @property
+    def default_bm25_weight(self) -> float:
+        """Share of BM25 in hybrid search before validation has its say."""
+        weight = self.settings.search.bm25_weight
+        if weight is not None:
+            return weight
+        return _BM25_WEIGHT_STATIC if self.is_static else _BM25_WEIGHT_TRANSFORMER
+
+    @property
     def hybrid(self) -> HybridSettings:
-        """How hybrid search combines BM25 and the model."""
-        search = self.settings.search
-        weight = search.bm25_weight
-        if weight is None:
-            weight = _BM25_WEIGHT_STATIC if self.is_static else _BM25_WEIGHT_TRANSFORMER
-        return HybridSettings(bm25_weight=weight, feedback_rows=search.feedback_rows)
+        """How hybrid search combines BM25 and the final model."""
+        return self._hybrid("bm25_weight")
+
+    @property
+    def base_hybrid(self) -> HybridSettings:
+        """How hybrid search combines BM25 and the base, tuned in the same way."""
+        return self._hybrid("base_bm25_weight")
+
+    def _hybrid(self, name: str) -> HybridSettings:
+        weight = self.default_bm25_weight
+        if self.run.is_done("merge"):
+            weight = self.run.info("merge")[name]
+        return HybridSettings(bm25_weight=weight, feedback_rows=self.settings.search.feedback_rows)
 
     @property
     def token_limit(self) -> int:

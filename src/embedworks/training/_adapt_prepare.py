@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_stage", "prepare_stage"]
 
+_TIMED_PAIRS = 20_000  # pairs whose tokens are in the table while a step is timed
 _SAMPLE = 96  # texts encoded to measure the speed
 # What the stages cost beside encoding and training, as a share of the seconds that reading took:
 # both grow with the documents and with the machine's load. Measured on 1,800 to 22,000 chunks.
@@ -103,7 +104,8 @@ def _step_seconds(job: Job, pairs: pa.Table) -> tuple[float, int]:
         from embedworks.training._adapt_train import static_trainer
 
         batch = min(settings.static.batch_size, len(pairs))
-        rows = generator(settings.seed, "steps").permutation(len(pairs))[: batch * 4]
+        # Many pairs, although few are used: a step's cost grows with the tokens that occur.
+        rows = generator(settings.seed, "steps").permutation(len(pairs))[:_TIMED_PAIRS]
         texts = job.chunks["search_text"].take(rows % len(job.chunks)).to_pylist()
         chosen = pairs.take(rows)
         times: list[float] = []

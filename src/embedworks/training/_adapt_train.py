@@ -1,4 +1,4 @@
-"""Training and merging: the stages that make the adapted model."""
+"""The stage that trains: static tables in our own loop, transformers in ST's trainer."""
 
 from __future__ import annotations
 
@@ -13,24 +13,14 @@ from embedworks._core.devices import cpu_count
 from embedworks._core.files import atomic_directory
 from embedworks._core.progress import progress
 from embedworks._core.seeding import generator
-from embedworks._core.validation import normalize_rows
 from embedworks.errors import NotFoundError
-from embedworks.evaluation import evaluate_run, paired_difference
-from embedworks.index import topk
-from embedworks.merging import linear
-from embedworks.models import StaticModel, load, save
+from embedworks.models import StaticModel, save
 
 if TYPE_CHECKING:
     from embedworks.training._adapt_job import Job
     from embedworks.training.static_table import StaticTableTrainer
 
-__all__ = ["dense_run", "merge_stage", "static_trainer", "train_stage"]
-
-#: How deep rankings go when they are scored.
-DEPTH = 100
-
-
-# -- training ---------------------------------------------------------------------------------
+__all__ = ["static_trainer", "train_stage"]
 
 
 def train_stage(job: Job) -> dict[str, Any]:
@@ -167,135 +157,3 @@ def _train_transformer(
         show_progress=job.show_progress,
     )
     return model, losses
-
-
-# -- merging ----------------------------------------------------------------------------------
-
-
-def merge_stage(job: Job) -> dict[str, Any]:
-    """Choose how much of the adapted model to keep, on validation; leaves ``final/model``.
-
-    The best weight is taken only when its gain over the base is above zero with the confidence
-    asked for. Otherwise the base is kept as it is.
-    """
-    settings = job.settings
-    adapted = load(str(job.run.work / "adapted"))
-    weight, curve, verdict = _choose_weight(job, adapted)
-    with atomic_directory(job.run.part("model")) as folder:
-        save(_interpolate(job.base, adapted, weight), folder)
-    return {"weight": weight, "metric": settings.merge.metric, "curve": curve, "verdict": verdict}
-
-
-def _choose_weight(job: Job, adapted: Any) -> tuple[float, list[dict[str, float]], str]:
-    settings = job.settings.merge
-    questions = job.holdout("validation")
-    if not len(questions):
-        return 0.0, [], "No validation questions could be made, so the base is kept."
-    queries = questions["anchor"].to_pylist()
-    texts, ids, qrels = validation_corpus(job)
-    values: dict[float, tuple[float, ...]] = {}
-    curve = []
-    encoders = _candidate_vectors(job, adapted, queries, texts)
-    for weight, query_vectors, vectors in encoders:
-        run = dense_run(query_vectors, vectors, ids)
-        result = evaluate_run(run, qrels, metrics=[settings.metric], seed=job.settings.seed)
-        interval = next(iter(result.intervals.values()))
-        values[weight] = next(iter(result.values.values()))
-        curve.append(
-            {"weight": weight, "mean": interval.mean, "low": interval.low, "high": interval.high}
-        )
-    best = max(values, key=lambda w: (np.mean(values[w]), -w))
-    if best == 0.0:
-        return 0.0, curve, "No weight of the adapted model is better on validation: base kept."
-    gain = paired_difference(
-        values[best], values[0.0], confidence=settings.confidence, seed=job.settings.seed
-    )
-    figures = (
-        f"{settings.metric} {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] on {gain.n} "
-        "validation questions"
-    )
-    if not gain.low > 0:
-        return 0.0, curve, f"The gain is within noise ({figures}): base kept."
-    return best, curve, f"Weight {best:g} of the adapted model: {figures}."
-
-
-def validation_corpus(job: Job) -> tuple[list[str], list[str], dict[str, dict[str, int]]]:
-    """Return the texts to search, their ids, and the judgements of the validation questions.
-
-    A chunk with a question shows the rest of its text, without the question. Transformers search
-    a seeded sample of the other chunks, to keep within the budget.
-    """
-    questions = job.holdout("validation")
-    texts = job.chunks["search_text"].to_pylist()
-    names = job.chunks["chunk_id"].to_pylist()
-    wanted = questions["chunk_id"].to_pylist()
-    rows = np.array([job.positions[name] for name in wanted])
-    for row, positive in zip(rows, questions["positive"].to_pylist(), strict=True):
-        texts[row] = positive
-    limit = job.settings.merge.max_corpus
-    if not job.is_static and len(texts) > max(limit, len(rows)):
-        others = np.setdiff1d(np.arange(len(texts)), rows)
-        extra = generator(job.settings.seed, "validation").choice(
-            others, size=max(0, limit - len(rows)), replace=False
-        )
-        used = np.sort(np.concatenate([rows, extra]))
-        texts, names = [texts[i] for i in used], [names[i] for i in used]
-    return texts, names, {str(i): {name: 1} for i, name in enumerate(wanted)}
-
-
-def _candidate_vectors(job: Job, adapted: Any, queries: list[str], texts: list[str]) -> Any:
-    """Yield (weight, query vectors, text vectors) for weight 0 and every candidate."""
-    weights = sorted({0.0, *job.settings.merge.weights})
-    if job.is_static:
-        # A static vector is linear in the table, so every weight follows from two encodings.
-        sides = [
-            [model.encode(side, normalize=False) for side in (queries, texts)]
-            for model in (job.base, adapted)
-        ]
-        for weight in weights:
-            mixed = [
-                normalize_rows((1 - weight) * base + weight * new)
-                for base, new in zip(*sides, strict=True)
-            ]
-            yield weight, *mixed
-        return
-    for weight in weights:
-        model = _interpolate(job.base, adapted, weight)
-        yield weight, job.encode(model, queries), job.encode(model, texts)
-
-
-def _interpolate(base: Any, adapted: Any, weight: float) -> Any:
-    """Return ``(1 - weight) * base + weight * adapted``, of the base's kind."""
-    if weight == 0.0:
-        return base
-    shares = (1.0 - weight, weight)
-    if isinstance(base, StaticModel):
-        return base.with_table(linear([base.table, adapted.table], shares))
-    import torch
-
-    merged = copy.deepcopy(base)
-    old, new = base.state_dict(), adapted.state_dict()
-    merged.load_state_dict(
-        {
-            name: torch.from_numpy(linear([_array(tensor), _array(new[name])], shares))
-            if tensor.is_floating_point()
-            else tensor
-            for name, tensor in old.items()
-        }
-    )
-    return merged
-
-
-def _array(tensor: Any) -> np.ndarray:
-    return np.asarray(tensor.detach().cpu().numpy())
-
-
-def dense_run(
-    queries: np.ndarray, vectors: np.ndarray, ids: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Search exactly and return the ranking; query i has the id ``str(i)``."""
-    found, scores = topk(queries, vectors, DEPTH)
-    return {
-        str(i): {ids[row]: float(score) for row, score in zip(rows, values, strict=True)}
-        for i, (rows, values) in enumerate(zip(found, scores, strict=True))
-    }

@@ -70,7 +70,8 @@ def model_card(
         "",
         f"The teacher encoded the {metadata['teacher_texts']:,} of these texts with the smallest "
         f"hashes, cut to {settings.teacher.max_words} words, and every token of the vocabulary. "
-        "The pairs use no teacher. No scores or labels of similarity data were used.",
+        "The pairs use no teacher. The words added to the vocabulary were counted over the same "
+        "sources. No scores or labels of similarity data were used.",
         "",
         "## Limits",
         "",

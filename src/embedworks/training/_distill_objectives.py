@@ -16,14 +16,14 @@ from torch import Tensor
 from embedworks._core.seeding import generator
 from embedworks.errors import ShapeError
 from embedworks.training.static_table import (
+    BatchOrder,
     Objective,
     RaggedIds,
     StaticTrainingSettings,
     TableView,
-    batch_rows,
 )
 
-__all__ = ["DrawnObjectives", "SimilarityObjective", "similarity_loss"]
+__all__ = ["DrawnObjectives", "SimilarityObjective", "cluster_rows", "similarity_loss"]
 
 
 def similarity_loss(
@@ -74,6 +74,34 @@ def similarity_loss(
     return loss
 
 
+def cluster_rows(vectors: np.ndarray, *, size: int, seed: int) -> np.ndarray | None:
+    """Group vectors by k-means into clusters of about ``size`` rows.
+
+    Args:
+        vectors: float32 array (N, D).
+        size: Wanted rows per cluster.
+        seed: Fixes the start and the sample the centres are learned from.
+
+    Returns:
+        int64 array (N,) of cluster numbers, or None when the rows make fewer than 8 clusters.
+    """
+    import faiss
+
+    count = len(vectors) // size
+    if count < 8:
+        return None
+    learned_from = generator(seed, "clusters").permutation(len(vectors))[: 40 * count]
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        means = faiss.Kmeans(vectors.shape[1], count, niter=6, seed=seed % 2**31)
+        means.train(np.ascontiguousarray(vectors[learned_from]))
+        _, nearest = means.index.search(np.ascontiguousarray(vectors), 1)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return np.asarray(nearest[:, 0], dtype=np.int64)
+
+
 @dataclass
 class SimilarityObjective:
     """Match the teacher's vectors and similarities on random batches of texts.
@@ -88,6 +116,7 @@ class SimilarityObjective:
         tau: See `similarity_loss`.
         scale: Factor on the loss when several objectives are summed.
         name: Names the random stream.
+        clusters: (N,) cluster of each text, to fill batches with related texts; see `BatchOrder`.
     """
 
     texts: RaggedIds
@@ -99,10 +128,14 @@ class SimilarityObjective:
     tau: float = 0.05
     scale: float = 1.0
     name: str = "teacher"
+    clusters: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.targets):
             raise ShapeError(f"{len(self.texts)} texts but {len(self.targets)} targets.")
+        self._order = BatchOrder(
+            len(self.texts), self.batch_size, name=self.name, clusters=self.clusters
+        )
 
     def tokens(self) -> np.ndarray:
         """Return the distinct token ids the texts use."""
@@ -110,9 +143,7 @@ class SimilarityObjective:
 
     def loss(self, view: TableView, step: int, settings: StaticTrainingSettings) -> Tensor:
         """Return the scalar loss of this step's batch."""
-        rows = batch_rows(
-            len(self.texts), self.batch_size, step=step, seed=settings.seed, name=self.name
-        )
+        rows = self._order.rows(step, seed=settings.seed)
         student = view.pool(self.texts.take(rows))
         teacher = torch.from_numpy(self.targets[rows].astype(np.float32))
         terms = {"cosine": self.cosine, "matrix": self.matrix, "ranking": self.ranking}

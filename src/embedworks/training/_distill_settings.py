@@ -49,6 +49,8 @@ class SimilaritySettings(Settings):
     """Learning from the teacher's vectors; see `similarity_loss`."""
 
     batch_size: Count
+    cluster_size: Count
+    """Batches are filled with blocks of related texts from clusters of about this size."""
     cosine: Weight
     matrix: Weight
     ranking: Weight
@@ -61,6 +63,8 @@ class ContrastiveSettings(Settings):
     temperature: Positive
     batch_size: Count
     """Pairs per batch; a batch holds one kind only, so that its negatives are of that kind too."""
+    cluster_size: Count
+    """As above, for pairs, by their positives: the negatives in a batch become harder."""
     per_step: Count
     """Batches per step, their kinds drawn by weight."""
     scale: Positive

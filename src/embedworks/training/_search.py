@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from embedworks.data.chunking import with_title
 from embedworks.errors import FormatError
 from embedworks.evaluation import Comparison, chunk_run_to_doc_run, compare_runs
-from embedworks.index import Collection, Explanation, Hit
+from embedworks.index import Collection, Explanation, Hit, HybridSettings
 from embedworks.models import encode_batched, load, model_fingerprint
 from embedworks.training.run_folder import RunFolder
 
@@ -127,9 +128,15 @@ def rank_judged_queries(
     runs: dict[str, dict[str, dict[str, float]]] = {}
     milliseconds: dict[str, float] = {}
 
-    def add(system: str, collection: Collection, mode: str, model: Any) -> None:
+    def add(
+        system: str,
+        collection: Collection,
+        mode: str,
+        model: Any,
+        hybrid: HybridSettings | None = None,
+    ) -> None:
         start = time.perf_counter()
-        found = collection.search_many(texts, k=_DEPTH, mode=mode, encoder=model)
+        found = collection.search_many(texts, k=_DEPTH, mode=mode, encoder=model, hybrid=hybrid)
         milliseconds[system] = 1e3 * (time.perf_counter() - start) / len(texts)
         chunks = {
             name: dict(zip(chunk_ids, map(float, scores), strict=True))
@@ -152,7 +159,11 @@ def rank_judged_queries(
         ]
         before = searcher.collection.with_vectors(encode_batched(base, shown)[0])
         add("base", before, "dense", base)
-        add("base_hybrid", before, "hybrid", base)
+        merge = searcher.run.state["stages"].get("merge", {"info": {}})["info"]
+        hybrid = HybridSettings.from_dict(searcher.collection.metadata["hybrid"])
+        if "base_bm25_weight" in merge:
+            hybrid = replace(hybrid, bm25_weight=merge["base_bm25_weight"])
+        add("base_hybrid", before, "hybrid", base, hybrid)
     add("adapted", searcher.collection, "dense", searcher.model)
     add("hybrid", searcher.collection, "hybrid", searcher.model)
     return runs, milliseconds

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
 from embedworks._core.devices import cpu_count
@@ -34,7 +35,11 @@ from embedworks.training._distill_corpus import (
     load_sources,
     sample,
 )
-from embedworks.training._distill_objectives import DrawnObjectives, SimilarityObjective
+from embedworks.training._distill_objectives import (
+    DrawnObjectives,
+    SimilarityObjective,
+    cluster_rows,
+)
 from embedworks.training._distill_settings import DistillSettings
 from embedworks.training._distill_teacher import TeacherCache, text_keys
 from embedworks.training._distill_vocabulary import (
@@ -48,6 +53,7 @@ from embedworks.training.static_table import (
     RaggedIds,
     StaticTableTrainer,
     StaticTrainingSettings,
+    TableView,
 )
 
 __all__ = ["Corpus", "DistillResult", "distill_static", "gather", "starting_table"]
@@ -292,24 +298,37 @@ def _train(
     directions = principal_directions(vectors[: len(texts)], settings.student.dim)
     targets = normalize_rows(vectors.astype(np.float32) @ directions)
     counts = np.bincount(ids.take(np.arange(len(texts))).ids, minlength=len(words))
-    similarity = SimilarityObjective(
-        ids.take(readable), targets[readable], **settings.similarity.to_dict()
-    )
-    groups = {
-        name: _pair_objective(settings, name, pairs, tokenizer)
-        for name, pairs in corpus.pairs.items()
+    pairs = {
+        name: _usable_pairs(settings, name, items, tokenizer)
+        for name, items in corpus.pairs.items()
     }
-    for group in groups.values():
-        counts += np.bincount(group.positives.ids, minlength=len(words))
-    contrastive = settings.contrastive
-    drawn = DrawnObjectives(
-        list(groups.values()),
-        [contrastive.groups[name] for name in groups],
-        per_step=contrastive.per_step,
-        scale=contrastive.scale,
-    )
+    for _, positives in pairs.values():
+        counts += np.bincount(positives.ids, minlength=len(words))
     table = starting_table(
         targets[len(texts) :], counts, frequency_smoothing=settings.student.frequency_smoothing
+    )
+    similarity = settings.similarity.to_dict()
+    clusters = cluster_rows(targets[readable], size=similarity.pop("cluster_size"), seed=seed)
+    teacher = SimilarityObjective(
+        ids.take(readable), targets[readable], clusters=clusters, **similarity
+    )
+    contrastive = settings.contrastive
+    drawn = DrawnObjectives(
+        [
+            ContrastiveObjective(
+                anchors,
+                positives,
+                batch_size=contrastive.batch_size,
+                name=name,
+                clusters=cluster_rows(
+                    pooled(table, positives), size=contrastive.cluster_size, seed=seed
+                ),
+            )
+            for name, (anchors, positives) in pairs.items()
+        ],
+        [contrastive.groups[name] for name in pairs],
+        per_step=contrastive.per_step,
+        scale=contrastive.scale,
     )
     training = StaticTrainingSettings(
         learning_rate=settings.learning_rate,
@@ -325,7 +344,7 @@ def _train(
     start = trainer.resume(folder) if folder.is_dir() and any(folder.iterdir()) else 0
     with progress_bar("Training", total=settings.steps - start, enabled=show_progress) as bar:
         log = trainer.fit(
-            [similarity, drawn],
+            [teacher, drawn],
             steps=settings.steps,
             start_step=start,
             on_step=lambda step, loss: bar.advance(),
@@ -336,20 +355,25 @@ def _train(
     return trainer, list(log.losses)
 
 
-def _pair_objective(
+def _usable_pairs(
     settings: DistillSettings, name: str, pairs: Sequence[Pair], tokenizer: Tokenizer
-) -> ContrastiveObjective:
+) -> tuple[RaggedIds, RaggedIds]:
+    """Tokenise both sides and keep the pairs in which both have tokens."""
     limit = settings.contrastive.max_words
-    sides: list[RaggedIds] = [
-        tokenize(tokenizer, [" ".join(p[side].split()[:limit]) for p in pairs]) for side in (0, 1)
-    ]
-    usable = np.flatnonzero((sides[0].lengths > 0) & (sides[1].lengths > 0))
+    anchors, positives = (
+        tokenize(tokenizer, [" ".join(pair[side].split()[:limit]) for pair in pairs])
+        for side in (0, 1)
+    )
+    usable = np.flatnonzero((anchors.lengths > 0) & (positives.lengths > 0))
     if len(usable) < 2:
         raise EmptyInputError(f"{name} has {len(usable)} usable pairs: at least 2 are needed.")
-    anchors, positives = (side.take(usable) for side in sides)
-    return ContrastiveObjective(
-        anchors, positives, batch_size=settings.contrastive.batch_size, name=name
-    )
+    return anchors.take(usable), positives.take(usable)
+
+
+def pooled(table: np.ndarray, texts: RaggedIds) -> np.ndarray:
+    """Return the normalised sum of each text's rows, float32 (N, D)."""
+    view = TableView(torch.from_numpy(table), np.arange(len(table)))
+    return normalize_rows(view.pool(texts).numpy())
 
 
 def _select(texts: Sequence[str], settings: DistillSettings) -> list[str]:
@@ -376,6 +400,8 @@ def _write(
             path.rename(temporary / path.name)
         (temporary / "model").rmdir()
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        for path in temporary.iterdir():
+            path.chmod(0o644)
 
 
 def _read_recipe(recipe: str | Path | DistillSettings) -> DistillSettings:

@@ -120,7 +120,8 @@ class SearchSettings(Settings):
     """How hybrid search combines BM25 and the model; the values are stored with the collection."""
 
     bm25_weight: Share | None = None
-    """Share of BM25; None takes 0.5 for static models and 0.35 for transformers."""
+    """Share of BM25; None starts from 0.5 for static models and 0.35 for transformers, and moves
+    away from it only when validation shows a gain."""
     feedback_rows: Annotated[int, Field(ge=0)] = 5
     """How many first results refine the query; 0 leaves that step out."""
 

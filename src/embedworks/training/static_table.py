@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +38,7 @@ from embedworks.errors import (
 from embedworks.losses.functional import info_nce
 
 __all__ = [
+    "BatchOrder",
     "ContrastiveObjective",
     "Objective",
     "RaggedIds",
@@ -46,7 +46,6 @@ __all__ = [
     "StaticTrainingSettings",
     "TableView",
     "TrainingLog",
-    "batch_rows",
 ]
 
 CHECKPOINT_NAME = "static-table-{step:08d}.safetensors"
@@ -181,31 +180,64 @@ class StaticTrainingSettings:
         return self.learning_rate * (steps - step) / max(steps - warmup, 1)
 
 
-def batch_rows(count: int, batch_size: int, *, step: int, seed: int, name: str = "") -> np.ndarray:
-    """Return the rows of one batch: a pure function of its arguments.
+class BatchOrder:
+    """Which rows each step sees: a pure function of (seed, step), so any step can be resumed.
 
     Every epoch is a new permutation cut into equal batches; the rows that do not fill the last
-    batch are left out of that epoch. Any step can be computed without those before it.
+    batch are left out of that epoch. With ``clusters``, the permutation is made of shuffled blocks
+    of rows from one cluster: a batch then holds several close relatives of each row, which makes
+    its negatives harder than random ones.
 
-    Returns:
-        int64 array (min(batch_size, count),).
+    Args:
+        count: Number of rows N.
+        batch_size: Rows per batch; at most N are given.
+        name: Names the random stream.
+        clusters: (N,) cluster of each row, or None for a plain permutation.
+        block: Rows per block.
 
     Example:
-        >>> sorted(batch_rows(4, 2, step=0, seed=0).tolist() + batch_rows(4, 2, step=1, seed=0)
-        ...        .tolist())
+        >>> order = BatchOrder(4, 2, name="pairs")
+        >>> sorted(order.rows(0, seed=0).tolist() + order.rows(1, seed=0).tolist())
         [0, 1, 2, 3]
     """
-    size = min(batch_size, count)
-    per_epoch = count // size
-    epoch, place = divmod(step, per_epoch)
-    order = _epoch_order(count, seed, name, epoch)
-    return order[place * size : (place + 1) * size]
 
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        name: str,
+        clusters: np.ndarray | None = None,
+        block: int = 64,
+    ) -> None:
+        if clusters is not None and clusters.shape != (count,):
+            raise ShapeError(f"clusters must be ({count},), got {clusters.shape}.")
+        self._count = count
+        self._size = min(batch_size, count)
+        self._name = name
+        self._clusters = clusters
+        self._block = block
+        self._kept: tuple[int, int, np.ndarray] | None = None
 
-@lru_cache(maxsize=16)
-def _epoch_order(count: int, seed: int, name: str, epoch: int) -> np.ndarray:
-    """Permutation of an epoch; kept, since the steps of an epoch follow each other."""
-    return generator(seed, "order", name, epoch).permutation(count)
+    def rows(self, step: int, *, seed: int) -> np.ndarray:
+        """Return the rows of a step's batch, int64 (min(batch_size, N),)."""
+        epoch, place = divmod(step, self._count // self._size)
+        if self._kept is None or self._kept[:2] != (seed, epoch):
+            self._kept = (seed, epoch, self._epoch(generator(seed, "order", self._name, epoch)))
+        return self._kept[2][place * self._size : (place + 1) * self._size]
+
+    def _epoch(self, random: np.random.Generator) -> np.ndarray:
+        order = random.permutation(self._count)
+        if self._clusters is None:
+            return order
+        order = order[np.argsort(self._clusters[order], kind="stable")]
+        sizes = np.bincount(self._clusters)
+        cuts = [
+            np.arange(start, end, self._block)
+            for start, end in zip(np.cumsum(sizes) - sizes, np.cumsum(sizes))
+        ]
+        blocks = np.split(order, np.concatenate(cuts)[1:])
+        return np.concatenate([blocks[i] for i in random.permutation(len(blocks))])
 
 
 class TableView:
@@ -262,6 +294,7 @@ class ContrastiveObjective:
         scale: Factor on the loss when several objectives are summed.
         batch_size: Overrides the settings' value when given.
         name: Names the random stream, so that objectives are shuffled independently.
+        clusters: (N,) cluster of each pair, to fill batches with related pairs; see `BatchOrder`.
     """
 
     anchors: RaggedIds
@@ -272,8 +305,10 @@ class ContrastiveObjective:
     scale: float = 1.0
     batch_size: int | None = None
     name: str = "pairs"
+    clusters: np.ndarray | None = None
     _keys: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False)
     _per_row: int = field(init=False, repr=False, default=0)
+    _order: BatchOrder | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         count = len(self.anchors)
@@ -322,8 +357,12 @@ class ContrastiveObjective:
 
     def loss(self, view: TableView, step: int, settings: StaticTrainingSettings) -> Tensor:
         """Return the scalar loss of this step's batch."""
-        size = self.batch_size or settings.batch_size
-        rows = batch_rows(len(self.anchors), size, step=step, seed=settings.seed, name=self.name)
+        if self._order is None:
+            size = self.batch_size or settings.batch_size
+            self._order = BatchOrder(
+                len(self.anchors), size, name=self.name, clusters=self.clusters
+            )
+        rows = self._order.rows(step, seed=settings.seed)
         query = view.pool(self.anchors.take(rows))
         document = view.pool(self.positives.take(rows))
         anchor_keys, other_keys = self._keys
