@@ -105,7 +105,7 @@ def classification_tasks(data: Path) -> dict[str, tuple[list, list, list, list]]
         test = [row for row in found if row["split"] != "train"]
         if not train or not test:
             train, test = found[::2], found[1::2]
-        train = train[:6000]
+        train = train[:: max(1, len(train) // 5000)]  # every class: rows are sorted by it
         tasks[name] = tuple(
             [r[key] for r in part] for part in (train, test) for key in ("text", "label")
         )
@@ -154,25 +154,31 @@ def accuracy(encode: Encode, task: tuple[list, list, list, list]) -> float:
     return float(np.mean([names[i] == label for i, label in zip(guessed, test_labels)]))
 
 
-def measure(encode: Encode, data: Path) -> dict[str, float]:
-    """Every task's score, in a fixed order, and the means of the four kinds."""
-    scores: dict[str, float] = {}
-    kinds: dict[str, list[float]] = defaultdict(list)
-
-    def add(kind: str, name: str, value: float) -> None:
-        scores[name] = round(value, 4)
-        kinds[kind].append(value)
-
+def all_tasks(data: Path) -> dict[str, tuple[str, Callable[[Encode], float]]]:
+    """Task -> (kind, function that scores an encoder), in a fixed order."""
+    tasks: dict[str, tuple[str, Callable[[Encode], float]]] = {}
     for name, parts in sts_tasks(data).items():
-        add("STS", name, float(np.mean([correlation(encode, part) for part in parts])))
-    for name, task in retrieval_tasks(data).items():
-        add("Retrieval", name, retrieval(encode, task))
-    for name, labelled in classification_tasks(data).items():
-        add("Classification", name, accuracy(encode, labelled))
+        tasks[name] = (
+            "STS",
+            lambda e, parts=parts: float(np.mean([correlation(e, part) for part in parts])),
+        )
     for name, pairs in word_tasks(data).items():
-        add("Words", name, correlation(encode, pairs))
-    means = {f"mean {kind}": round(float(np.mean(values)), 4) for kind, values in kinds.items()}
-    return scores | means
+        tasks[name] = ("Words", lambda e, pairs=pairs: correlation(e, pairs))
+    for name, labelled in classification_tasks(data).items():
+        tasks[name] = ("Classification", lambda e, labelled=labelled: accuracy(e, labelled))
+    for name, task in retrieval_tasks(data).items():
+        tasks[name] = ("Retrieval", lambda e, task=task: retrieval(e, task))
+    return tasks
+
+
+def means(scores: dict[str, float], kinds: dict[str, str]) -> dict[str, float]:
+    """Mean score of each kind whose tasks were all measured."""
+    result = {}
+    for kind in dict.fromkeys(kinds.values()):
+        names = [name for name in kinds if kinds[name] == kind]
+        if all(name in scores for name in names):
+            result[f"mean {kind}"] = round(float(np.mean([scores[n] for n in names])), 4)
+    return result
 
 
 def contestant(name: str) -> tuple[Encode, str]:
@@ -205,33 +211,37 @@ def contestant(name: str) -> tuple[Encode, str]:
 
 
 def main() -> None:
-    """Measure the contestants and merge their rows into the results file."""
+    """Measure the contestants and merge their scores into the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", default="static,model2vec,minilm")
+    parser.add_argument("--tasks", default="", help="comma-separated; all when empty")
     here = Path(__file__).parent
     parser.add_argument("--out", type=Path, default=here / "results" / "static_quality.json")
     options = parser.parse_args()
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    tasks = all_tasks(options.data)
+    kinds = {name: kind for name, (kind, _) in tasks.items()}
+    wanted = options.tasks.split(",") if options.tasks else list(tasks)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.models.split(","):
         encode, description = contestant(name)
-        started = time.perf_counter()
-        scores = measure(encode, options.data)
         key = name.partition(":")[0] if name.startswith("model2vec") else name
-        results[key] = {
-            "model": description,
-            "scores": scores,
-            "seconds": round(time.perf_counter() - started, 1),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=2) + "\n")
-    tasks = list(next(iter(results.values()))["scores"])
+        row = results.setdefault(key, {"scores": {}, "seconds": {}})
+        row["model"] = description
+        for task in wanted:
+            started = time.perf_counter()
+            row["scores"][task] = round(tasks[task][1](encode), 4)
+            row["seconds"][task] = round(time.perf_counter() - started, 1)
+            row["means"] = means(row["scores"], kinds)
+            row["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            # Written after every task: the teacher takes long.
+            options.out.write_text(json.dumps(results, indent=2) + "\n")
     print("| task | " + " | ".join(results) + " |")
     print("|---" * (len(results) + 1) + "|")
-    for task in tasks:
-        values = " | ".join(f"{r['scores'][task]:.3f}" for r in results.values())
-        print(f"| {task} | {values} |")
+    for task in [*tasks, *means(dict.fromkeys(tasks, 0.0), kinds)]:
+        cells = [(r["scores"] | r["means"]).get(task) for r in results.values()]
+        print(f"| {task} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |")
 
 
 if __name__ == "__main__":

@@ -31,11 +31,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 LINKED = sorted([*PAGES, *ROOT.glob("*.md"), *ROOT.glob("decisions/*.md")])
 
-#: What every page finds in the folder ``docs``; the same files as the tutorial copies.
-DOCUMENTS = {
-    "files": ("fileinput", "filecmp", "shutil", "tempfile"),
-    "text": ("configparser", "csv", "difflib", "textwrap"),
-}
+#: Modules of the standard library that every page finds in the folder ``docs``.
+DOCUMENTS = {"files": ("filecmp", "fileinput"), "text": ("csv", "textwrap")}
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<marker>skip|needs): (?P<value>[^\n]+?) -->\n)?"
@@ -98,11 +95,12 @@ def document_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished_run(document_folder) -> Path:
-    import embedworks as ew
-    from embedworks.training import AdaptSettings
+    """A run to search: nothing on the pages that use it depends on training."""
+    from embedworks.training import index_documents
 
-    settings = AdaptSettings.from_dict({"budget": "10m", "static": {"epochs": 1.0}})
-    return ew.adapt(document_folder, out=document_folder.parent / "run", recipe=settings).path
+    out = document_folder.parent / "run"
+    index_documents(document_folder, out=out, model="static")
+    return out
 
 
 @pytest.mark.parametrize(

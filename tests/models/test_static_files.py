@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import embedworks as ew
 from embedworks.errors import (
     DataWarning,
     FormatError,
@@ -241,7 +242,7 @@ def test_a_failed_save_leaves_the_old_model(model, tmp_path, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("embedworks.models._static_files.save_file", full)
+    monkeypatch.setattr("embedworks.models._static_files.save", full)
     with pytest.raises(StorageError, match="disk is full"):
         model.with_table(2 * model.table).save_pretrained(folder)
     np.testing.assert_array_equal(StaticModel.from_pretrained(folder).encode(TEXTS), before)
@@ -255,3 +256,16 @@ def test_what_is_not_a_static_folder(tmp_path, model):
     assert is_static_folder(folder)  # config.json still says so
     (folder / "config.json").unlink()
     assert not is_static_folder(folder)
+
+
+def test_static_folders_with_prompts_are_left_to_sentence_transformers(tmp_path, model):
+    pytest.importorskip("sentence_transformers")
+    folder = model.save_pretrained(tmp_path / "m")
+    path = folder / "config_sentence_transformers.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "prompts": {"query": "the cat ", "document": ""}}))
+    assert not is_static_folder(folder)
+    loaded = ew.load(folder, device="cpu")
+    np.testing.assert_allclose(
+        loaded.encode_query(["sat"]), model.encode(["the cat sat"]), atol=1e-6
+    )

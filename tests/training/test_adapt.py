@@ -196,14 +196,22 @@ def _fingerprint(run) -> tuple:
 
 
 def test_a_harmful_training_keeps_the_base(documents, settings, static_folder, tmp_path):
-    wild = settings.replace(
-        static={"epochs": 1, "batch_size": 64, "learning_rate": 9.0, "temperature": 5.0}
-    )
-    result = ew.adapt(documents, out=tmp_path / "run", recipe=wild)
-    assert result.weight == 0.0
-    assert "base kept" in result.merge
-    assert ew.load(str(result.model)).content_hash == ew.load(str(static_folder)).content_hash
-    assert "base kept" in result.report.read_text(encoding="utf-8")
+    """A shuffled table stands for a training gone wrong: no share of it may be taken."""
+    from embedworks.training._adapt_job import Job
+    from embedworks.training._adapt_merge import merge_stage
+    from embedworks.training._adapt_read import read_stage
+
+    base = ew.load(str(static_folder))
+    run = RunFolder.create(tmp_path / "run", settings=settings.to_dict(), source=str(documents))
+    job = Job(run, settings, str(documents))
+    run.finish_stage("read", 1.0, read_stage(job))
+    shuffled = np.random.default_rng(0).permutation(base.table) * 3
+    base.with_table(shuffled).save_pretrained(run.work / "adapted", dtype="float32")
+    decision = merge_stage(job)
+    assert decision["weight"] == 0.0
+    assert "base kept" in decision["verdict"]
+    assert [point["weight"] for point in decision["curve"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert ew.load(str(run.part("model"))).content_hash == base.content_hash
 
 
 def test_overwriting_and_resuming_need_to_be_asked_for(finished, documents, settings):
@@ -231,8 +239,8 @@ def test_documents_that_give_nothing_are_explained(tmp_path, settings):
 
 def test_one_long_file_is_split_by_chunks(tmp_path, settings, documents):
     (tmp_path / "docs").mkdir()
-    text = (documents / "first" / "argparse.py").read_text(encoding="utf-8")
-    (tmp_path / "docs" / "argparse.py").write_text(text, encoding="utf-8")
+    source = next(documents.rglob("argparse.py"))
+    (tmp_path / "docs" / "argparse.py").write_bytes(source.read_bytes())
     result = ew.adapt(tmp_path / "docs", out=tmp_path / "run", recipe=settings)
     assert result.documents == 1
     assert result.results["questions"] > 0

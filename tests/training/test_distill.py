@@ -136,14 +136,26 @@ def test_unknown_sources_and_teachers_are_refused(
         distill_static(recipe, data_root=data_root, out=tmp_path / "m", teacher="mini")
 
 
-def test_corpus_loaders_read_the_standard_library_without_docstrings_in_code() -> None:
-    data = corpus.load_sources(["stdlib"], Path("."))["stdlib"]
-    pairs = data.pairs["summary_code"]
-    assert len(pairs) > 1000
-    assert sum(code.startswith(("def ", "class ", "async def ", "@")) for _, code in pairs) == len(
-        pairs
+def test_python_code_pairs_docstrings_with_code_that_lacks_them(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "skipped.py").write_text('def f():\n    """Not read, a test file."""\n')
+    (tmp_path / "broken.py").write_text("def (:\n")
+    (tmp_path / "good.py").write_text(
+        'class HttpServer:\n    """Serve requests of clients.\n\n    More."""\n\n'
+        "    def _read_body(self):\n"
+        '        """Read the body of a request."""\n        return 1\n\n'
+        "    def bare(self): ...\n"
     )
-    assert sum(summary in code for summary, code in pairs if len(summary) > 40) < len(pairs) / 100
+    data = corpus.python_code(tmp_path)
+    assert data.pairs["name_summary"] == [
+        ("Http Server", "Serve requests of clients."),
+        ("read body", "Read the body of a request."),
+    ]
+    assert data.pairs["summary_code"][1] == (
+        "Read the body of a request.",
+        "def _read_body(self): return 1",
+    )
+    assert data.texts["docstring"][0] == "Serve requests of clients. More."
 
 
 def test_length_sorted_batches_cover_everything_within_the_budget() -> None:

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from embedworks._core.devices import cpu_count
 from embedworks.models import _kernels as kernels
 
-__all__ = ["FastTokenizer", "add_ranges"]
+__all__ = ["FastTokenizer", "sum_rows_fast"]
 
 # Normalizers that treat each character alone, or together with combining marks only: cutting at
 # ASCII white space changes nothing.
@@ -74,10 +74,10 @@ def _in_threads(work: Callable[[int, int], Any], edges: np.ndarray) -> None:
             running.result()
 
 
-def add_ranges(table: np.ndarray, ids: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Add table rows, in order, for each range of ids between two edges; in threads."""
-    sums = np.empty((len(edges) - 1, table.shape[1]), dtype=np.float32)
-    _in_threads(lambda low, high: kernels.add_ranges(table, ids, edges, low, high, sums), edges)
+def sum_rows_fast(table: np.ndarray, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """`sum_rows`, compiled and in threads: the same sums to the last bit, float32 (N, D)."""
+    sums = np.empty((len(offsets) - 1, table.shape[1]), dtype=np.float32)
+    _in_threads(lambda low, high: kernels.add_ranges(table, ids, offsets, low, high, sums), offsets)
     return sums
 
 

@@ -290,10 +290,13 @@ def expand(
 def add_ranges(
     table: np.ndarray, ids: np.ndarray, edges: np.ndarray, first: int, last: int, sums: np.ndarray
 ) -> None:
-    """Add the table rows of the ranges ``first`` to ``last``, in order, into ``sums``."""
+    """Add the table rows of the ranges ``first`` to ``last`` in float64; round into ``sums``."""
+    total = np.empty(table.shape[1], dtype=np.float64)
     for place in range(first, last):
-        sums[place, :] = 0
+        total[:] = 0
         for token in range(edges[place], edges[place + 1]):
             row = ids[token]
             for column in range(table.shape[1]):
-                sums[place, column] += table[row, column]
+                total[column] += table[row, column]
+        for column in range(table.shape[1]):
+            sums[place, column] = total[column]

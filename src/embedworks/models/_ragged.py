@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RaggedTokenizer", "clean_unicode", "sum_rows", "text_batches"]
 
-# Rows are added in float32 inside a block of this many tokens and in float64 across blocks, so
-# that a text of millions of tokens loses no precision.
-SUM_BLOCK = 256
+# Rows gathered at once, which bounds memory for long texts.
+_GATHERED_ROWS = 4_096
 
 # Importing numba and loading the compiled kernels costs about a second. A process pays for it
 # once it has encoded this many characters the plain way, when the time will be won back.
@@ -38,8 +37,6 @@ TOKENS_WORTH_THREADS = 1_024
 _BATCH_CHARS = 4_000_000
 _BATCH_TEXTS = 16_384
 _FAST_MODULE = "embedworks.models._fast_encode"
-
-AddRanges = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 _plain_chars_seen = 0
 
@@ -87,7 +84,7 @@ def clean_unicode(texts: list[str]) -> list[str]:
             f"{len(bad)} of {len(texts)} texts hold characters that are not valid Unicode (lone "
             f"surrogates); they were replaced by U+FFFD. The first is text {bad[0]}.",
             DataWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return cleaned
 
@@ -130,9 +127,9 @@ class RaggedTokenizer:
         """Add up table rows (see `sum_rows`), compiled once that is loaded and pays."""
         if len(ids) < TOKENS_WORTH_THREADS or _FAST_MODULE not in sys.modules:
             return sum_rows(table, ids, offsets)
-        from embedworks.models._fast_encode import add_ranges
+        from embedworks.models._fast_encode import sum_rows_fast
 
-        return sum_rows(table, ids, offsets, add=add_ranges)
+        return sum_rows_fast(table, ids, offsets)
 
     def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
         """Return ids int32 (T,), offsets int64 (N + 1,) and how many texts were cut short."""
@@ -162,16 +159,10 @@ class RaggedTokenizer:
         return ids[position < self.max_tokens], shorter, too_long
 
 
-def sum_rows(
-    table: np.ndarray, ids: np.ndarray, offsets: np.ndarray, *, add: AddRanges | None = None
-) -> np.ndarray:
+def sum_rows(table: np.ndarray, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Add up the table rows of each text: (V, D), (T,), (N + 1,) -> float32 (N, D).
 
-    Args:
-        table: float32 (V, D).
-        ids: int32 (T,).
-        offsets: int64 (N + 1,), from 0 to T.
-        add: What adds up short ranges of rows; the compiled one or, by default, numpy.
+    Rows are added in order and in float64, so that a text of millions of tokens loses nothing.
 
     Example:
         >>> sum_rows(np.eye(2, dtype=np.float32), np.array([0, 1, 1]), np.array([0, 1, 1, 3]))
@@ -179,25 +170,12 @@ def sum_rows(
                [0., 0.],
                [0., 2.]], dtype=float32)
     """
-    add = add or _add_ranges
-    counts = np.diff(offsets)
-    if (counts <= SUM_BLOCK).all():
-        return add(table, ids, offsets)
-    blocks = np.maximum(-(-counts // SUM_BLOCK), 1)
-    first = np.zeros(len(blocks) + 1, dtype=np.int64)
-    np.cumsum(blocks, out=first[1:])
-    owner = np.repeat(np.arange(len(blocks)), blocks)
-    within = np.arange(first[-1]) - first[owner]
-    parts = add(table, ids, np.append(offsets[owner] + SUM_BLOCK * within, offsets[-1]))
-    sums = parts[first[:-1]]
-    for text in np.flatnonzero(blocks > 1):
-        sums[text] = parts[first[text] : first[text + 1]].sum(axis=0, dtype=np.float64)
-    return sums
-
-
-def _add_ranges(table: np.ndarray, ids: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Add table rows, in order, for each range of ids between two edges."""
-    sums = np.zeros((len(edges) - 1, table.shape[1]), dtype=np.float32)
-    for place, (begin, end) in enumerate(pairwise(edges.tolist())):
-        np.add.reduce(table[ids[begin:end]], axis=0, out=sums[place])
+    sums = np.zeros((len(offsets) - 1, table.shape[1]), dtype=np.float32)
+    for text, (begin, end) in enumerate(pairwise(offsets.tolist())):
+        total = np.zeros(table.shape[1], dtype=np.float64)
+        for low in range(begin, end, _GATHERED_ROWS):
+            rows = table[ids[low : min(low + _GATHERED_ROWS, end)]].astype(np.float64)
+            rows[0] += total
+            np.add.reduce(rows, axis=0, out=total)
+        sums[text] = total
     return sums

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from tokenizers import Tokenizer
 
 from embedworks._core.files import atomic_directory, read_json
@@ -72,7 +72,8 @@ def is_static_folder(folder: str | Path) -> bool:
     modules = folder / "modules.json"
     if modules.is_file():
         kinds = _module_kinds(modules)
-        return kinds[:1] == ["StaticEmbedding"] and set(kinds[1:]) <= {"Normalize"}
+        plain = kinds[:1] == ["StaticEmbedding"] and set(kinds[1:]) <= {"Normalize"}
+        return plain and not _has_prompts(folder / "config_sentence_transformers.json")
     settings = _settings_of(folder)
     return settings.get("model_type") == "model2vec" or "embedworks_format" in settings
 
@@ -134,7 +135,7 @@ def write_static(
     with atomic_directory(folder) as target:
         if folder.is_dir():
             _keep_other_files(folder, target)
-        save_file(_tensors(table, dtype), target / "model.safetensors")
+        (target / "model.safetensors").write_bytes(save(_tensors(table, dtype)))
         tokenizer.save(str(target / "tokenizer.json"))
         if not (target / "README.md").exists():
             card = _model_card(settings, table)
@@ -256,6 +257,13 @@ def _settings_of(folder: Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise FormatError(f"{path} must hold a JSON object, got {type(stored).__name__}.")
     return stored
+
+
+def _has_prompts(path: Path) -> bool:
+    """Say whether texts get a prefix, which sentence-transformers adds and `StaticModel` does not."""
+    stored = read_json(path) if path.is_file() else {}
+    prompts = stored.get("prompts") if isinstance(stored, dict) else None
+    return isinstance(prompts, dict) and any(prompts.values())
 
 
 def _module_kinds(path: Path) -> list[str]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from embedworks import __version__
 from embedworks._core.files import atomic_directory, atomic_path, read_json, write_json
@@ -72,7 +73,7 @@ def write_golden(
         {"cosine": 0.99999, "max_abs": 1e-5} if static else {"cosine": 0.999, "max_abs": 0.02}
     )
     with atomic_path(folder / VECTOR_FILE) as temporary:
-        save_file({"vectors": vectors}, temporary)
+        temporary.write_bytes(to_bytes({"vectors": vectors}))
     write_json(
         folder / TEXT_FILE,
         {

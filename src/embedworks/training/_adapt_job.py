@@ -63,7 +63,9 @@ class Job:
         if self.is_static:
             _, offsets = self.base.tokenize(list(texts))
             return [int(n) for n in np.diff(offsets)]
-        encoded = self.base.tokenizer(list(texts), add_special_tokens=False, truncation=False)
+        encoded = self.base.tokenizer(
+            list(texts), add_special_tokens=False, truncation=False, verbose=False
+        )
         return [len(ids) for ids in encoded["input_ids"]]
 
     @property
@@ -92,8 +94,11 @@ class Job:
 
     @property
     def token_limit(self) -> int:
-        """How many tokens of a text the base model reads."""
-        return 2**31 if self.is_static else int(self.base.max_seq_length or 2**31)
+        """How many tokens of a text the base model reads, its special tokens left out."""
+        if self.is_static or not self.base.max_seq_length:
+            return 2**31
+        special = self.base.tokenizer.num_special_tokens_to_add(pair=False)
+        return int(self.base.max_seq_length) - int(special)
 
     def encode(self, model: Any, texts: Sequence[str]) -> np.ndarray:
         """Encode texts, in batches of equal work; float32 (N, D), normalised."""

@@ -144,7 +144,7 @@ def _read_and_chunk(job: Job) -> tuple[DocumentSet, ChunkSet]:
     )
     chunks = chunk_documents(
         documents,
-        max_tokens=job.settings.chunking.max_tokens,
+        max_tokens=min(job.settings.chunking.max_tokens, job.token_limit),
         count_tokens=job.count_tokens,
         show_progress=job.show_progress,
     )

@@ -26,6 +26,7 @@ __all__ = [
     "SourceData",
     "clip",
     "load_sources",
+    "python_code",
     "sample",
     "sentences",
     "squeeze",
@@ -316,8 +317,7 @@ def _udhr(rows: list[Row]) -> SourceData:
     return SourceData(texts={"paragraph": [_text(r, "text") for r in rows if r["lang"] == "eng"]})
 
 
-def _stdlib_files() -> Iterator[Path]:
-    root = Path(sysconfig.get_path("stdlib"))
+def _python_files(root: Path) -> Iterator[Path]:
     skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
     for path in sorted(root.rglob("*.py")):
         if not skipped.intersection(path.relative_to(root).parts):
@@ -325,12 +325,21 @@ def _stdlib_files() -> Iterator[Path]:
 
 
 def _stdlib(_: list[Row]) -> SourceData:
+    return python_code(Path(sysconfig.get_path("stdlib")))
+
+
+def python_code(root: Path) -> SourceData:
+    """Read the documented functions and classes under a folder of Python files.
+
+    Code is given without its docstring, and names without underscores. Folders of tests and of
+    installed packages are left out, and so are files that do not parse.
+    """
     data = SourceData(
         texts={"summary": [], "docstring": [], "code": []},
         pairs={"summary_code": [], "docstring_code": [], "name_summary": []},
     )
     definition = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    for path in _stdlib_files():
+    for path in _python_files(root):
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):

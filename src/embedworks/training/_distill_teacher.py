@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,22 @@ def _encode_in_worker(texts: list[str]) -> np.ndarray:
     return _WORKER[0].encode(texts).astype(np.float16)
 
 
+def _encode_shards(
+    shards: list[list[str]], workers: int, token_budget: int, max_tokens: int
+) -> Iterator[np.ndarray]:
+    """Yield the float16 vectors of each shard, in order."""
+    if workers == 1:
+        teacher = Teacher(token_budget=token_budget, max_tokens=max_tokens, threads=1)
+        for shard in shards:
+            yield teacher.encode(shard).astype(np.float16)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, context, initializer=_start_worker, initargs=(token_budget, max_tokens)
+    ) as pool:
+        yield from pool.map(_encode_in_worker, shards)
+
+
 class TeacherCache:
     """Teacher vectors on disk, keyed by text.
 
@@ -184,7 +200,7 @@ class TeacherCache:
 
         Args:
             texts: All texts that will be looked up.
-            workers: Worker processes.
+            workers: Worker processes; with 1, or one shard, the work is done in this process.
             shard_size: Texts per shard; a kill loses at most ``workers`` unfinished shards.
             token_budget: See `Teacher`.
             max_tokens: See `Teacher`.
@@ -202,18 +218,9 @@ class TeacherCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         shards = [todo[i : i + shard_size] for i in range(0, len(todo), shard_size)]
         done = 0
-        context = multiprocessing.get_context("spawn")
-        with (
-            progress("Teacher", total=len(todo), enabled=show_progress) as bar,
-            ProcessPoolExecutor(
-                workers, context, initializer=_start_worker, initargs=(token_budget, max_tokens)
-            ) as pool,
-        ):
-            futures: list[tuple[list[str], Future[np.ndarray]]] = [
-                (shard, pool.submit(_encode_in_worker, shard)) for shard in shards
-            ]
-            for shard, future in futures:
-                vectors = future.result()
+        encoded = _encode_shards(shards, min(workers, len(shards)), token_budget, max_tokens)
+        with progress("Teacher", total=len(todo), enabled=show_progress) as bar:
+            for shard, vectors in zip(shards, encoded):
                 keys = text_keys(shard)
                 name = hashlib.blake2b(keys.tobytes(), digest_size=8).hexdigest()
                 with atomic_path(self.folder / f"{name}.safetensors") as temporary:

@@ -47,7 +47,7 @@ class ChunkingSettings(Settings):
     """How documents are cut."""
 
     max_tokens: Count = 256
-    """Longest chunk, in tokens of the base model."""
+    """Longest chunk, in tokens of the base model; never more than the base reads."""
 
 
 class PairSettings(Settings):
