@@ -260,7 +260,7 @@ def _settings_of(folder: Path) -> dict[str, Any]:
 
 
 def _has_prompts(path: Path) -> bool:
-    """Say whether texts get a prefix, which sentence-transformers adds and `StaticModel` does not."""
+    """Say whether texts get a prefix, which `StaticModel` does not add."""
     stored = read_json(path) if path.is_file() else {}
     prompts = stored.get("prompts") if isinstance(stored, dict) else None
     return isinstance(prompts, dict) and any(prompts.values())

@@ -55,7 +55,7 @@ class Teacher:
     Args:
         token_budget: Padded tokens per batch. About 1,000 keeps the activations in cache.
         max_tokens: Longer texts are cut, special tokens included.
-        threads: Torch threads of this process.
+        threads: Torch threads while encoding.
     """
 
     dim = 384
@@ -70,7 +70,6 @@ class Teacher:
         transformers = require_extra("transformers", extra="train", purpose="run the teacher")
         from tokenizers import Tokenizer
 
-        torch.set_num_threads(threads)
         folder = Path(str(package.__file__)).parent / "model"
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -82,14 +81,20 @@ class Teacher:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self._budget = token_budget
+        self._threads = threads
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return normalised sentence vectors, shape (N, 384) float32."""
         encodings = self._tokenizer.encode_batch(list(texts))
         vectors = np.zeros((len(encodings), self.dim), dtype=np.float32)
         lengths = [len(encoding.ids) for encoding in encodings]
-        for batch in length_sorted_batches(lengths, token_budget=self._budget):
-            vectors[batch] = self._pooled([encodings[i].ids for i in batch])
+        threads_before = self._torch.get_num_threads()
+        self._torch.set_num_threads(self._threads)
+        try:
+            for batch in length_sorted_batches(lengths, token_budget=self._budget):
+                vectors[batch] = self._pooled([encodings[i].ids for i in batch])
+        finally:
+            self._torch.set_num_threads(threads_before)
         return vectors
 
     def _pooled(self, ids: list[list[int]]) -> np.ndarray:

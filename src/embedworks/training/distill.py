@@ -391,7 +391,7 @@ def _write(
     metadata: Mapping[str, Any],
     card: str,
 ) -> None:
-    from embedworks.models import StaticModel
+    from embedworks.models import StaticModel, write_golden
 
     model = StaticModel(tokenizer, table, name=name, metadata=metadata)
     with atomic_directory(out) as temporary:
@@ -400,6 +400,7 @@ def _write(
             path.rename(temporary / path.name)
         (temporary / "model").rmdir()
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        write_golden(temporary, StaticModel.from_pretrained(temporary))
         for path in temporary.iterdir():
             path.chmod(0o644)
 
