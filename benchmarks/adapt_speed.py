@@ -40,6 +40,7 @@ print(json.dumps({
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chunks", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=3)
@@ -78,7 +79,8 @@ def main() -> None:
         f"{runs[0]['chunks']} chunks: median {value['median_seconds']} s "
         f"({value['min_seconds']} to {value['max_seconds']}), "
         f"peak {max(run['peak_memory_mb'] for run in runs):.0f} MB, "
-        f"nDCG@10 base {runs[0]['ndcg@10']['base']:.3f}, adapted {runs[0]['ndcg@10']['adapted']:.3f}"
+        f"nDCG@10 base {runs[0]['ndcg@10']['base']:.3f}, "
+        f"adapted {runs[0]['ndcg@10']['adapted']:.3f}"
     )
     print(path)
 
