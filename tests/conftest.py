@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 STDLIB_FILES = (
     "argparse.py", "base64.py", "calendar.py", "configparser.py", "contextlib.py", "csv.py",
     "difflib.py", "fileinput.py", "fractions.py", "gzip.py", "heapq.py", "shelve.py",
-    "shutil.py", "statistics.py", "tempfile.py", "textwrap.py", "zipfile.py",
+    "shutil.py", "statistics.py", "tarfile.py", "tempfile.py", "textwrap.py",
 )  # fmt: skip
 
 

@@ -59,10 +59,10 @@ def test_help_and_version(call):
 
 
 def test_search_shows_places_and_json(call, indexed):
-    code, out, _ = call("search", indexed, "extract zip archive", "-k", "5")
+    code, out, _ = call("search", indexed, "extract a member of a tar archive", "-k", "5")
     assert code == 0
-    assert "zipfile.py:" in out
-    code, out, _ = call("search", indexed, "extract zip archive", "-k", "2", "--json")
+    assert "tarfile.py:" in out
+    code, out, _ = call("search", indexed, "extract a member of a tar archive", "-k", "2", "--json")
     hits = json.loads(out)["hits"]
     assert len(hits) == 2
     assert {"chunk_id", "title", "path", "start_line", "score", "passage"} <= hits[0].keys()
@@ -124,8 +124,8 @@ def test_index_and_evaluate(call, documents, static_folder, tmp_path):
     )
     assert code == 0
     assert json.loads(out)["documents"] == 17
-    (tmp_path / "q.csv").write_text("query_id,text\n1,extract a zip archive\n2,median\n")
-    qrels = "query_id,doc_id,relevance\n1,first/zipfile.py,1\n1,second/zipfile.py,1\n"
+    (tmp_path / "q.csv").write_text("query_id,text\n1,extract a tar archive\n2,median\n")
+    qrels = "query_id,doc_id,relevance\n1,first/tarfile.py,1\n1,second/tarfile.py,1\n"
     (tmp_path / "r.csv").write_text(qrels + "2,first/statistics.py,1\n2,second/statistics.py,1\n")
     arguments = ["evaluate", tmp_path / "run", "--queries", tmp_path / "q.csv"]
     arguments += ["--qrels", tmp_path / "r.csv"]

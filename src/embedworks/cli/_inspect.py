@@ -109,6 +109,14 @@ def _run_info(folder: Path) -> dict[str, Any]:
 
     searcher = open_run(folder)
     state = searcher.run.state
+    stages = state["stages"]
+    adapted = {}
+    if "merge" in stages:
+        adapted = {
+            "merge": stages["merge"]["info"]["verdict"],
+            "BM25 share": stages["merge"]["info"]["bm25_weight"],
+            "verdict": stages["report"]["info"]["verdict"],
+        }
     return {
         "kind": "run",
         "path": str(folder),
@@ -116,7 +124,8 @@ def _run_info(folder: Path) -> dict[str, Any]:
         "base": state["settings"]["base"],
         "started": state["started"],
         "seconds": round(searcher.run.stage_seconds, 1),
-        "stages": list(state["stages"]),
+        "stages": list(stages),
+        **adapted,
         **{k: v for k, v in _collection_info(searcher.collection).items() if k != "kind"},
     }
 

@@ -34,7 +34,7 @@ class HybridSettings:
 
     Attributes:
         bm25_weight: Share of BM25 in [0, 1]; the dense scores have the rest. The weaker the
-            model, the higher: about 0.6 for a static model, 0.35 for a transformer.
+            model, the higher: about 0.5 for a static model, 0.35 for a transformer.
         feedback_rows: How many first results refine the queries; 0 leaves that step out.
         feedback_terms: How many terms are added to the BM25 query.
         original_weight: Share of the original queries in the refined ones, in [0, 1].

@@ -124,6 +124,8 @@ def adapt(
             The arguments above override it.
         exclude: Glob patterns of relative paths to leave out.
         resume: Go on with an interrupted run; it ends as it would have without the interruption.
+            Documents that changed after they were read are not read again. Without a run in
+            ``out``, a new one starts.
         overwrite: Replace a run that is there. It stays readable until the new one is complete.
         on_plan: Called with the plan before training starts.
         show_progress: True or False to force progress bars; None shows them on a terminal.
@@ -246,7 +248,7 @@ def _open_run(
     overwrite: bool,
 ) -> RunFolder:
     source = str(Path(documents).resolve())
-    if resume:
+    if resume and RunFolder.exists(out):
         return RunFolder.resume(out, settings=settings.to_dict(), source=source)
     return RunFolder.create(out, settings=settings.to_dict(), source=source, overwrite=overwrite)
 

@@ -172,7 +172,7 @@ def starting_table(
 
     Example:
         >>> table = starting_table(np.eye(2), np.array([99, 1]), frequency_smoothing=0.01)
-        >>> np.linalg.norm(table, axis=1).round(2).tolist()
+        >>> np.linalg.norm(table, axis=1).astype(float).round(2).tolist()
         [0.01, 0.5]
     """
     share = counts / max(counts.sum(), 1)

@@ -139,6 +139,12 @@ class RunFolder:
         run.log("resumed", finished=list(run.state["stages"]))
         return run
 
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether a folder holds a run, finished or not."""
+        path = Path(path)
+        return (path / "run.json").is_file() or (path / "work" / "state.json").is_file()
+
     # -- state ----------------------------------------------------------------------------
 
     @property
