@@ -256,7 +256,7 @@ def test_transformers_are_adapted_too(documents, transformer_folder, tmp_path, s
         base=str(transformer_folder),
         chunking={"max_tokens": 64},
         transformer={"epochs": 0.05, "batch_size": 16, "max_tokens": 32, "learning_rate": 1e-3},
-        merge={"weights": [1.0], "max_corpus": 200},
+        merge={"transformer_weights": [1.0], "max_corpus": 200},
         evaluation={"resamples": 200, "max_queries": 50},
     )
     result = ew.adapt(documents, out=tmp_path / "run", recipe=few)

@@ -69,6 +69,12 @@ class Job:
         return [len(ids) for ids in encoded["input_ids"]]
 
     @property
+    def merge_weights(self) -> tuple[float, ...]:
+        """Candidate weights of the adapted model, 0 left out."""
+        merge = self.settings.merge
+        return merge.weights if self.is_static else merge.transformer_weights
+
+    @property
     def default_bm25_weight(self) -> float:
         """Share of BM25 in hybrid search before validation has its say."""
         weight = self.settings.search.bm25_weight

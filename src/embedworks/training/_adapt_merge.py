@@ -173,13 +173,16 @@ def _validation(job: Job) -> _Validation:
     a seeded sample of the other chunks, to keep within the budget.
     """
     questions = job.holdout("validation")
+    limit = job.settings.merge.max_corpus
+    if not job.is_static:
+        order = generator(job.settings.seed, "questions").permutation(len(questions))
+        questions = questions.take(np.sort(order[: max(1, limit // 3)]))
     texts = job.chunks["search_text"].to_pylist()
     names = job.chunks["chunk_id"].to_pylist()
     wanted = questions["chunk_id"].to_pylist()
     rows = np.array([job.positions[name] for name in wanted], dtype=np.int64)
     for row, positive in zip(rows, questions["positive"].to_pylist(), strict=True):
         texts[row] = positive
-    limit = job.settings.merge.max_corpus
     if not job.is_static and len(texts) > max(limit, len(rows)):
         others = np.setdiff1d(np.arange(len(texts)), rows)
         extra = generator(job.settings.seed, "validation").choice(
@@ -193,7 +196,7 @@ def _validation(job: Job) -> _Validation:
 
 def _candidates(job: Job, adapted: Any, validation: _Validation) -> Iterator[_Candidate]:
     """Yield weight 0, the base, and then every other weight."""
-    weights = sorted({0.0, *job.settings.merge.weights})
+    weights = sorted({0.0, *job.merge_weights})
     sides = (validation.queries, validation.texts)
     if job.is_static:
         # A static vector is linear in the table, so every weight follows from two encodings.

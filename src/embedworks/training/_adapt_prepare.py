@@ -44,8 +44,8 @@ def plan_stage(job: Job) -> dict[str, Any]:
     per_chunk = corpus / len(texts)
     encode = corpus / speed
     validation = min(len(texts), settings.merge.max_corpus if not job.is_static else len(texts))
-    weights = len(settings.merge.weights)
-    passes = 1 if job.is_static else weights  # static vectors are mixed, not encoded again
+    weights = len(job.merge_weights)
+    passes = 1 if job.is_static else weights + 1  # static vectors are mixed, not encoded again
     merge = passes * (validation * per_chunk) / speed + _MERGE * reading
     evaluate = encode + 2 * questions["test"] * per_chunk / speed + _EVALUATE * reading
     finish = _FINISH * reading

@@ -9,7 +9,6 @@ that equals an evaluation text.
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,17 +18,14 @@ from pathlib import Path
 
 from embedworks._core.registry import did_you_mean
 from embedworks.errors import NotFoundError, SettingsError
+from embedworks.training._distill_text import passages, sentences, squeeze
 
 __all__ = [
     "SOURCES",
     "Decontaminator",
     "SourceData",
-    "clip",
     "load_sources",
     "python_code",
-    "sample",
-    "sentences",
-    "squeeze",
 ]
 
 Pair = tuple[str, str]
@@ -63,61 +59,7 @@ class Source:
     credit: str
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(])")
-_SPACE = re.compile(r"\s+")
 _MARKUP = re.compile(r"\s*\{[a-z]+\}\s*")
-
-
-def squeeze(text: str) -> str:
-    """Replace every run of white space by one space.
-
-    Example:
-        >>> squeeze(" a   b ")
-        'a b'
-    """
-    return _SPACE.sub(" ", text).strip()
-
-
-def sentences(text: str) -> list[str]:
-    """Split prose into sentences of at least 20 characters.
-
-    Example:
-        >>> sentences("Short. This is the first sentence. And this is another one.")
-        ['This is the first sentence.', 'And this is another one.']
-    """
-    return [part for part in _SENTENCE_END.split(squeeze(text)) if len(part) >= 20]
-
-
-def clip(text: str, *, max_words: int = 85, max_chars: int = 560) -> str:
-    """Return the beginning of a text, cut at a word.
-
-    The limits keep a text inside the teacher's window, so that teacher and student read the same
-    words.
-
-    Example:
-        >>> clip("one two three", max_words=2)
-        'one two'
-    """
-    words = text.split()
-    kept = " ".join(words[:max_words])
-    if len(kept) <= max_chars:
-        return kept
-    head = kept[: max_chars + 1].rsplit(" ", 1)[0]
-    return head[:max_chars]
-
-
-def _passages(text: str, *, words: int = 85) -> list[str]:
-    """Group neighbouring sentences into passages of about ``words`` words."""
-    passages: list[str] = []
-    current: list[str] = []
-    for sentence in sentences(text):
-        if current and sum(len(s.split()) for s in current) + len(sentence.split()) > words:
-            passages.append(" ".join(current))
-            current = []
-        current.append(sentence)
-    if current:
-        passages.append(" ".join(current))
-    return [p for p in passages if len(p) >= 60]
 
 
 def _text(row: Row, column: str) -> str:
@@ -140,7 +82,7 @@ def _acl_abstracts(rows: list[Row]) -> SourceData:
     abstracts = [_text(row, "abstract") for row in kept]
     data.texts["title"] = titles
     data.texts["sentence"] = [s for abstract in abstracts for s in sentences(abstract)]
-    data.texts["passage"] = [p for abstract in abstracts for p in _passages(abstract)[:1]]
+    data.texts["passage"] = [p for abstract in abstracts for p in passages(abstract)[:1]]
     data.pairs["title_abstract"] = list(zip(titles, abstracts))
     halves: list[Pair] = []
     for abstract in abstracts:
@@ -249,13 +191,13 @@ def _tatoeba(rows: list[Row]) -> SourceData:
 
 def _long_docs(rows: list[Row]) -> SourceData:
     english = [str(row["text"]) for row in rows if row["lang"] == "en"]
-    passages = [p for text in english for p in _passages(text)]
+    chunks = [p for text in english for p in passages(text)]
     neighbours: list[Pair] = []
     for text in english:
-        parts = _passages(text)
+        parts = passages(text)
         neighbours.extend(pairwise(parts))
     return SourceData(
-        texts={"sentence": [s for text in english for s in sentences(text)], "passage": passages},
+        texts={"sentence": [s for text in english for s in sentences(text)], "passage": chunks},
         pairs={"neighbours": neighbours},
     )
 
@@ -550,22 +492,3 @@ class Decontaminator:
                     continue
                 texts.extend(str(row[column] or "") for column in columns)
         return cls(texts)
-
-
-def sample(items: Sequence[str], take: int, *, seed: int) -> list[str]:
-    """Choose ``take`` distinct items by hash, so that a larger ``take`` contains a smaller one.
-
-    Example:
-        >>> set(sample(["a", "b", "c"], 1, seed=0)) <= set(sample(["a", "b", "c"], 2, seed=0))
-        True
-    """
-    unique = list(dict.fromkeys(items))
-    if len(unique) <= take:
-        return unique
-    salt = seed.to_bytes(8, "little")
-    keys = [
-        hashlib.blake2b(item.encode("utf-8", "replace"), digest_size=8, salt=salt).digest()
-        for item in unique
-    ]
-    chosen = sorted(range(len(unique)), key=keys.__getitem__)[:take]
-    return [unique[i] for i in sorted(chosen)]

@@ -31,9 +31,7 @@ from embedworks.training._distill_card import model_card
 from embedworks.training._distill_corpus import (
     Decontaminator,
     SourceData,
-    clip,
     load_sources,
-    sample,
 )
 from embedworks.training._distill_objectives import (
     DrawnObjectives,
@@ -42,6 +40,7 @@ from embedworks.training._distill_objectives import (
 )
 from embedworks.training._distill_settings import DistillSettings
 from embedworks.training._distill_teacher import TeacherCache, text_keys
+from embedworks.training._distill_text import clip, sample
 from embedworks.training._distill_vocabulary import (
     count_words,
     english_tokenizer,

@@ -99,7 +99,7 @@ class TransformerSettings(Settings):
     batch_size: Count = 32
     learning_rate: Positive = 2e-5
     temperature: Positive = 0.05
-    max_tokens: Count = 128
+    max_tokens: Count = 64
     """Longest text while training; searching uses the model's own limit."""
     warmup_share: Share = 0.1
 
@@ -109,11 +109,14 @@ class MergeSettings(Settings):
 
     weights: tuple[Share, ...] = (0.25, 0.5, 0.75, 1.0)
     """Candidate weights of the adapted model; 0, the base itself, is always a candidate."""
+    transformer_weights: tuple[Share, ...] = (0.5, 1.0)
+    """The same for transformers, where every candidate costs an encoding of the texts."""
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.8
     """The gain on validation must be above zero with this two-sided confidence."""
     metric: str = "ndcg@10"
-    max_corpus: Count = 1_500
-    """Chunks searched on validation when the base is a transformer."""
+    max_corpus: Count = 600
+    """Chunks searched on validation when the base is a transformer; a third of them at most
+    have a question."""
 
 
 class SearchSettings(Settings):
