@@ -100,6 +100,9 @@ def main() -> None:
         "peak_memory_mb": peak_memory_mb(),
         "weight": result.weight,
         "merge": result.merge,
+        "bm25_weights": {
+            name: stages["merge"]["info"][name] for name in ("bm25_weight", "base_bm25_weight")
+        },
         "chunks": result.chunks,
         "pairs": result.pairs,
         "ms_per_query": {system: round(cost, 2) for system, cost in costs.items()},

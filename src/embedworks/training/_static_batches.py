@@ -1,6 +1,6 @@
-"""Token ids of many texts, and the order in which training sees them.
+"""Token ids of many texts, the order in which training sees them, and the settings of training.
 
-Knows integers only; `static_table` re-exports what it needs from here.
+Knows numbers only; `static_table` re-exports what it needs from here.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedworks._core.seeding import generator
+from embedworks._core.validation import check_in_range
 from embedworks.errors import ShapeError
 
-__all__ = ["BatchOrder", "RaggedIds"]
+__all__ = ["BatchOrder", "RaggedIds", "StaticTrainingSettings"]
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,56 @@ class BatchOrder:
         ]
         blocks = np.split(order, np.concatenate(cuts)[1:])
         return np.concatenate([blocks[i] for i in random.permutation(len(blocks))])
+
+
+@dataclass(frozen=True)
+class StaticTrainingSettings:
+    """How a static table is trained.
+
+    Attributes:
+        learning_rate: Peak rate of Adam. Every row is trained at its own length (see
+            `StaticTableTrainer`), so the useful range is 1e-4 to 2e-2 whatever the table.
+        batch_size: Pairs per step; also the number of in-batch candidates.
+        temperature: Divides cosines in the contrastive loss.
+        anchor_strength: Pull towards the starting table, 0 or greater: each step moves a row
+            ``learning_rate * anchor_strength`` of the way back.
+        warmup_fraction: Part of the steps in which the rate rises; it then falls linearly to 0.
+        symmetric: Whether positives also have to find their anchors.
+        seed: Fixes the order of the data.
+        threads: Torch threads. One is the fastest unless two cores are really free. The same
+            number must be used to repeat a result bit by bit.
+
+    Raises:
+        InputError: When a value is out of its range.
+    """
+
+    learning_rate: float = 2e-3
+    batch_size: int = 256
+    temperature: float = 0.05
+    anchor_strength: float = 0.0
+    warmup_fraction: float = 0.1
+    symmetric: bool = True
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_in_range(self.learning_rate, name="learning_rate", low=0, high=10, open_low=True)
+        check_in_range(self.temperature, name="temperature", low=0, high=10, open_low=True)
+        check_in_range(self.anchor_strength, name="anchor_strength", low=0)
+        check_in_range(self.warmup_fraction, name="warmup_fraction", low=0, high=1)
+        check_in_range(self.batch_size, name="batch_size", low=2)
+        check_in_range(self.seed, name="seed", low=0)
+        check_in_range(self.threads, name="threads", low=1)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step: linear rise, then linear fall.
+
+        Example:
+            >>> settings = StaticTrainingSettings(learning_rate=1.0, warmup_fraction=0.5)
+            >>> [round(settings.rate(i, 4), 2) for i in range(4)]
+            [0.5, 1.0, 1.0, 0.5]
+        """
+        warmup = round(self.warmup_fraction * steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * (steps - step) / max(steps - warmup, 1)
