@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -160,7 +161,7 @@ def _kill_and_resume(documents, settings, folder, *, seed, most) -> int:
     rng = random.Random(seed)
     kills = 0
     while True:
-        started = (folder / "run" / "work" / "state.json").is_file()
+        started = RunFolder.exists(folder / "run")
         command = [sys.executable, "-c", code, str(documents), str(folder / "run")]
         command += [str(folder / "recipe.yaml"), "yes" if started else "no"]
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -189,10 +190,16 @@ def _stages(run) -> int:
         return 0
 
 
-def _fingerprint(run) -> tuple:
+def _fingerprint(run) -> dict[str, str]:
+    """Short digests, so that a difference is readable."""
     collection = open_run(run).collection
-    table = ew.load(str(run / "model")).content_hash
-    return table, collection.vectors.tobytes(), collection.rows["chunk_id"].to_pylist()
+    ids = "\n".join(collection.rows["chunk_id"].to_pylist())
+    return {
+        "model": ew.load(str(run / "model")).content_hash,
+        "vectors": hashlib.sha256(collection.vectors.tobytes()).hexdigest(),
+        "rows": hashlib.sha256(ids.encode()).hexdigest(),
+        "merge": json.dumps(RunFolder.open(run).info("merge")),
+    }
 
 
 def test_a_harmful_training_keeps_the_base(documents, settings, static_folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Small text helpers of the distillation corpus: sentences, passages, cutting, sampling.
+"""Small text functions of the distillation corpus: sentences, passages, cutting, sampling.
 
 Knows strings only.
 """
