@@ -12,6 +12,7 @@ import typer
 from embedworks.cli._output import JsonFlag, console, emit_json, show_table
 
 if TYPE_CHECKING:
+    from embedworks.index import Hit
     from embedworks.training import AdaptResult
 
 __all__ = ["register"]
@@ -133,10 +134,10 @@ def demo(
         overwrite=True,
         on_plan=None if json else _show_plan,
     )
-    answers = {question: ew.search(out, question, k=3) for question in _DEMO_QUESTIONS}
+    answers = {question: _distinct(ew.search(out, question, k=20)) for question in _DEMO_QUESTIONS}
     if json:
-        hits = {q: [hit.to_dict() for hit in found] for q, found in answers.items()}
-        emit_json({**result.to_dict(), "answers": hits})
+        shown = {q: [hit.to_dict() for hit in found] for q, found in answers.items()}
+        emit_json({**result.to_dict(), "answers": shown})
         return
     _show_result(result)
     from embedworks.cli._search import show_hits
@@ -146,6 +147,12 @@ def demo(
         show_hits(hits, passages=False)
     console.print(f"\nAll in {time.perf_counter() - started:.0f} s. Ask your own question:")
     console.print(f'  embedworks search {out} "how to compare two files" -k 5', markup=False)
+
+
+def _distinct(hits: list[Hit], count: int = 3) -> list[Hit]:
+    """Return the first hits with different titles: a long function has several chunks."""
+    first = {hit.title: hit for hit in reversed(hits)}
+    return sorted(first.values(), key=lambda hit: hit.rank)[:count]
 
 
 def _show_plan(plan: Any) -> None:
