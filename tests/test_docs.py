@@ -9,6 +9,7 @@ Markers in a page, each an HTML comment on a line of its own:
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from embedworks._core.registry import REGISTRIES
 
 pytest.importorskip("lancedb")
 pytest.importorskip("torch")
@@ -80,6 +83,18 @@ def blocks(page: Path) -> list[Block]:
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_before():
+    """Take back what a page registered, such as its own reader."""
+    registries = [
+        getattr(importlib.import_module(module), name) for module, name in REGISTRIES.values()
+    ]
+    before = [(dict(r._items), dict(r._summaries)) for r in registries]
+    yield
+    for registry, (items, summaries) in zip(registries, before, strict=True):
+        registry._items, registry._summaries = items, summaries
 
 
 @pytest.fixture(scope="module")
