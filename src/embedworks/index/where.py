@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import eq, ge, gt, le, lt, ne
@@ -66,12 +67,12 @@ _TOKEN = re.compile(
 _PLAIN_NAME = re.compile(r"[^\W\d]\w*\Z")
 
 
-class Condition:
+class Condition(ABC):
     """Base of all filter conditions; ``str(condition)`` parses back to an equal condition."""
 
+    @abstractmethod
     def columns(self) -> frozenset[str]:
         """Return the names of the columns the condition reads."""
-        raise NotImplementedError  # pragma: no cover - every node defines it
 
 
 class _Predicate(Condition):
