@@ -1,3 +1,5 @@
+"""The pure functions against hand-computed values and slow loops."""
+
 from __future__ import annotations
 
 import math
@@ -6,96 +8,131 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references.slow_objective import maxsim
 
-from embedworks.errors import InputError, ShapeError
-from embedworks.losses import info_nce
-
-
-def slow_info_nce(query, document, negatives, temperature, mask, negatives_mask, weights):
-    """The formula, one number at a time, in float64."""
-
-    def cosine(a, b):
-        dot = sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
-        norms = [max(math.sqrt(sum(float(x) ** 2 for x in v)), 1e-12) for v in (a, b)]
-        return dot / norms[0] / norms[1]
-
-    total = weight_sum = 0.0
-    for i in range(len(query)):
-        own = cosine(query[i], document[i]) / temperature
-        terms = [own]
-        for j in range(len(document)):
-            if j != i and (mask is None or mask[i, j]):
-                terms.append(cosine(query[i], document[j]) / temperature)
-        for k in range(0 if negatives is None else negatives.shape[1]):
-            if negatives_mask is None or negatives_mask[i, k]:
-                terms.append(cosine(query[i], negatives[i, k]) / temperature)
-        top = max(terms)
-        loss = top + math.log(sum(math.exp(t - top) for t in terms)) - own
-        weight = 1.0 if weights is None else float(weights[i])
-        total += weight * loss
-        weight_sum += weight
-    return total / weight_sum
+from embedworks.errors import InputError, SettingsError, ShapeError
+from embedworks.losses import Schedule, functional
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_equals_the_slow_loop(data):
-    batch = data.draw(st.integers(1, 6), label="B")
-    dim = data.draw(st.integers(1, 5), label="D")
-    count = data.draw(st.integers(0, 3), label="K")
-    torch.manual_seed(data.draw(st.integers(0, 1000), label="seed"))
-    query, document = torch.randn(2, batch, dim, dtype=torch.float64)
-    if data.draw(st.booleans(), label="ties"):
-        document = document[:1].repeat(batch, 1)
-    negatives = torch.randn(batch, count, dim, dtype=torch.float64) if count else None
-    mask = torch.rand(batch, batch) > 0.5 if data.draw(st.booleans(), label="mask") else None
-    hard_mask = None
-    if negatives is not None and data.draw(st.booleans(), label="negatives mask"):
-        hard_mask = torch.rand(batch, count) > 0.5
-    weights = None
-    if data.draw(st.booleans(), label="weights"):
-        weights = torch.rand(batch, dtype=torch.float64) + 0.1
-    temperature = data.draw(st.sampled_from([0.02, 0.1, 1.0]), label="temperature")
-    fast = info_nce(
-        query,
-        document,
-        negatives,
-        temperature=temperature,
-        mask=mask,
-        negatives_mask=hard_mask,
-        weights=weights,
-    )
-    slow = slow_info_nce(query, document, negatives, temperature, mask, hard_mask, weights)
-    assert float(fast) == pytest.approx(slow, rel=1e-9, abs=1e-12)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 4), columns=st.integers(1, 4))
+def test_maxsim_equals_loops(seed, rows, columns):
+    g = torch.Generator().manual_seed(seed)
+    query = torch.randn(rows, 3, 2, generator=g, dtype=torch.float64)
+    document = torch.randn(columns, 2, 2, generator=g, dtype=torch.float64)
+    query_mask = torch.rand(rows, 3, generator=g) < 0.7
+    document_mask = torch.rand(columns, 2, generator=g) < 0.7
+    fast = functional.maxsim_scores(query, document, query_mask, document_mask)
+    for i in range(rows):
+        for j in range(columns):
+            slow = maxsim(query[i], document[j], query_mask[i], document_mask[j])
+            assert float(fast[i, j]) == pytest.approx(slow, abs=1e-12)
 
 
-def test_gradient_is_right():
-    torch.manual_seed(0)
-    query, document = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True).unbind(0)
-    negatives = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    inputs = tuple(t.detach().requires_grad_() for t in (query, document, negatives))
-    assert torch.autograd.gradcheck(lambda *x: info_nce(*x, temperature=0.5), inputs)
+def test_scores():
+    a, b = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    assert functional.cosine_scores(a, b).tolist() == [[pytest.approx(0.6)], [0.0]]
+    assert functional.dot_scores(a, b).tolist() == [[3.0], [0.0]]
 
 
-def test_everything_masked_leaves_nothing_to_tell_apart():
-    query, document = torch.randn(2, 4, 3)
-    nothing = torch.zeros(4, 4, dtype=torch.bool)
-    assert float(info_nce(query, document, temperature=0.1, mask=nothing)) == 0.0
+def test_contrastive_loss_by_hand():
+    logits = torch.tensor([[2.0, 1.0, 0.0, 5.0]], dtype=torch.float64)
+    targets = torch.tensor([[0.75, 0.25, 0.0, 0.0]], dtype=torch.float64)
+    allowed = torch.tensor([[False, False, True, False]])
+    weights = torch.tensor([[9.0, 9.0, math.log(3.0), 9.0]], dtype=torch.float64)
+    expected = math.log(math.exp(2) + math.exp(1) + 3) - (0.75 * 2 + 0.25 * 1)
+    loss = functional.contrastive_loss(logits, targets, allowed, log_weights=weights)
+    assert float(loss) == pytest.approx(expected)
+    nothing = torch.zeros_like(allowed)
+    alone = functional.contrastive_loss(logits, torch.eye(1, 4).double(), nothing)
+    assert float(alone) == 0.0
+    with pytest.raises(ShapeError, match=r"\(1, 4\)"):
+        functional.contrastive_loss(logits, targets[:, :2], allowed)
 
 
-def test_bad_input_is_explained():
-    x = torch.randn(3, 2)
-    with pytest.raises(InputError, match="temperature must be above 0"):
-        info_nce(x, x, temperature=0.0)
-    with pytest.raises(ShapeError, match=r"both be \(B, D\)"):
-        info_nce(x, x[:2], temperature=0.1)
-    with pytest.raises(ShapeError, match="mask must be"):
-        info_nce(x, x, temperature=0.1, mask=torch.ones(2, 2, dtype=torch.bool))
-    with pytest.raises(ShapeError, match="negatives must be"):
-        info_nce(x, x, x, temperature=0.1)
-    with pytest.raises(ShapeError, match="negatives_mask must be"):
-        info_nce(
-            x, x, x[:, None], temperature=0.1, negatives_mask=torch.ones(3, 2, dtype=torch.bool)
-        )
-    with pytest.raises(ShapeError, match="weights must be"):
-        info_nce(x, x, temperature=0.1, weights=torch.ones(2))
+def test_progressive_weights_have_mean_one_and_order():
+    g = torch.Generator().manual_seed(0)
+    scores = torch.rand(5, 7, generator=g, dtype=torch.float64)
+    allowed = torch.rand(5, 7, generator=g) < 0.6
+    allowed[0] = False
+    for strength in (-3.0, 0.0, 5.0):
+        weights = functional.progressive_log_weights(scores, strength, allowed).exp()
+        for row in range(1, 5):
+            mine = weights[row][allowed[row]]
+            assert float(mine.mean()) == pytest.approx(1.0)
+            order = torch.argsort(scores[row][allowed[row]])
+            steps = mine[order].diff()
+            assert (steps * strength >= -1e-12).all()
+        assert (weights[0] == 1).all()
+
+
+def test_hardness_weights_match_the_paper_s_figures():
+    s = torch.tensor([[0.0, 0.5, 0.9, -0.3]])
+    weights = functional.hardness_log_weights(s, 9.0).exp()[0].tolist()
+    assert weights == pytest.approx([1.0, math.exp(4.5), 3294.468, 0.0672], rel=1e-3)
+
+
+def test_guide_threshold_is_right_for_negative_scores():
+    """A relative margin lowers the bar also when the positive's score is negative."""
+    positive = torch.tensor([-0.4])
+    scores = torch.tensor([[-0.43, -0.5]])
+    relative = functional.guide_mask(scores, positive, margin=0.1, kind="relative")
+    assert relative.tolist() == [[True, False]]
+    with pytest.raises(InputError, match="absolute"):
+        functional.guide_mask(scores, positive, kind="other")
+
+
+def test_graded_targets_refuse_rows_without_a_grade():
+    with pytest.raises(InputError, match="row 1 has no grade"):
+        functional.graded_targets(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    with pytest.raises(InputError, match="0 or greater"):
+        functional.graded_targets(torch.tensor([[-1.0, 2.0]]))
+
+
+def test_focal_weights():
+    p = torch.tensor([0.0, 0.75, 1.0])
+    assert functional.focal_weights(p, 0.5).tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-6)
+    assert torch.isfinite(functional.focal_weights(p, -1.0)).all()
+
+
+def test_teacher_divergence_is_zero_only_for_equals():
+    g = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(4, 5, generator=g), torch.randn(4, 5, generator=g)
+    divergence = functional.teacher_divergence(student, teacher)
+    assert (divergence > 0).all()
+    assert functional.teacher_divergence(teacher, teacher).abs().max() < 1e-6
+    lone = torch.zeros(4, 5, dtype=torch.bool)
+    lone[:, 0] = True
+    assert functional.teacher_divergence(student, teacher, lone).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("how", ["minmax", "zscore"])
+def test_teacher_scores_that_are_all_equal_become_zero(how):
+    scores = torch.full((2, 3), 7.0)
+    assert not functional.normalize_teacher_scores(scores, how).any()
+    with pytest.raises(InputError, match="must be none"):
+        functional.normalize_teacher_scores(scores, "other")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Schedule.of(3), [3, 3, 3]),
+        (Schedule(kind="linear", start=0, end=4, since=0.5), [0, 0, 4]),
+        (Schedule(kind="linear", start=0, end=4, to=0.5), [0, 4, 4]),
+        (Schedule(kind="cosine", start=1, end=3), [1, 2, 3]),
+        (Schedule(kind="step", start=1, end=3, to=0.5), [1, 3, 3]),
+        (Schedule(kind="linear", start=5, end=1), [5, 3, 1]),
+        (Schedule(kind="linear", start=5, end=1, since=0.5, to=0.5), [5, 1, 1]),
+    ],
+)
+def test_schedules(schedule, expected):
+    assert [schedule.at(p) for p in (0.0, 0.5, 1.0)] == pytest.approx(expected)
+    assert Schedule.from_dict(schedule.to_dict()) == schedule
+
+
+def test_schedules_that_make_no_sense_say_why():
+    with pytest.raises(SettingsError, match="ends .* before it begins"):
+        Schedule.from_dict({"kind": "linear", "end": 1, "since": 0.5, "to": 0.2})
+    with pytest.raises(SettingsError, match="needs 'end'"):
+        Schedule.from_dict({"kind": "linear"})

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from embedworks.losses import ContrastInputs
+
 
 def cosine(a, b):
     return float(a @ b / max(float(a.norm()) * float(b.norm()), 1e-12))
@@ -44,19 +46,21 @@ def slow_contrast(query, document, negatives, settings, info, inputs=None):
     total = 0.0
     for direction in settings.directions:
         if direction == "query_to_document":
-            total += one_way(query, document, negatives, settings, info, inputs)
+            part, taught = one_way(query, document, negatives, settings, info, inputs)
+            total += settings.teacher.weight * taught
         else:
             targets = settings.targets.to_dict()
             targets["kind"] = "one" if targets["kind"] == "graded" else targets["kind"]
-            turned = settings.replace(candidates=("documents",), targets=targets)
-            turned = turned.replace(directions=("query_to_document",))
-            teacher = turned.teacher.replace(weight=0.0)
-            if turned.teacher.scope == "own" and turned.contrastive_weight > 0:
-                turned = turned.replace(teacher=teacher)
-            if turned.contrastive_weight == 0:
-                continue
-            total += one_way(document, query, None, turned, info.swapped(), None)
-    return total / len(settings.directions)
+            turned = settings.replace(
+                candidates=("documents",), targets=targets, teacher={}, contrastive_weight=1.0,
+                directions=("query_to_document",),
+            )  # fmt: skip
+            same_place = ContrastInputs(progress=0.0 if inputs is None else inputs.progress)
+            if inputs is not None:
+                same_place.inverse_temperature = inputs.inverse_temperature
+            part, _ = one_way(document, query, None, turned, info.swapped(), same_place)
+        total += settings.contrastive_weight * part / len(settings.directions)
+    return total
 
 
 def one_way(query, document, negatives, settings, info, inputs):
@@ -250,8 +254,7 @@ def one_way(query, document, negatives, settings, info, inputs):
         else sum(g for _, g in weights)
     )
     loss = sum(x * w for x, (w, _) in zip(losses, weights, strict=True)) / by
-    loss *= settings.contrastive_weight
-    return loss + settings.teacher.weight * sum(divergences) / sum(g for _, g in weights)
+    return loss, sum(divergences) / sum(g for _, g in weights)
 
 
 def divergence(i, found, own, batch, settings, info, inverse, score, many):

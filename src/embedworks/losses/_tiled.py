@@ -219,9 +219,11 @@ class _Worker:
         if any(hits is not None for hits in extra):
             targets = self._share_targets_(targets, extra, scores, tau)
 
-        highest = logits.amax(dim=1)
+        rival = logits.masked_fill(targets > 0, NEGATIVE_INFINITY).amax(dim=1)
         for x in scores:
-            highest = torch.maximum(highest, x.amax(dim=1))
+            rival = torch.maximum(rival, x.amax(dim=1))
+        counts["alone"] += (rival == NEGATIVE_INFINITY).sum()
+        highest = torch.maximum(rival, logits.amax(dim=1))
         drawn = torch.where(targets > 0, targets * logits, torch.zeros_like(logits)).sum(dim=1)
         for hits, x in zip(extra, scores, strict=True):
             if hits is not None:
@@ -238,7 +240,6 @@ class _Worker:
         losses = total.log() + highest - drawn
         probability = held / total
         weights, factor = self._sample_weights(local, losses, probability)
-        counts["alone"] += (total <= held).sum()
         counts["probability"] += probability.sum()
         counts["loss"] += losses.sum()
         if self.any_gradient:

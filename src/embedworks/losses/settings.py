@@ -300,6 +300,8 @@ def _conflicts(s: ObjectiveSettings) -> list[str]:
             found.append("graded targets lie among the hard negatives: add 'own_negatives'")
         if not s.sample_weights.detach:
             found.append("sample weights must be detached with graded targets")
+    if s.teacher.weight and "query_to_document" not in s.directions:
+        found.append("a teacher orders documents for queries: add 'query_to_document'")
     if s.teacher.scope == "in_batch" and s.teacher.weight and s.teacher.normalize != "none":
         found.append("an in-batch teacher scores with cosines: normalize must be 'none'")
     if s.contrastive_weight == 0 and s.teacher.weight == 0:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,7 +34,13 @@ from embedworks.errors import (
     NotFoundError,
     ShapeError,
 )
-from embedworks.losses.functional import info_nce
+from embedworks.losses import (
+    BatchInfo,
+    ObjectiveSettings,
+    TeacherSettings,
+    TemperatureSettings,
+    contrast,
+)
 from embedworks.training._static_batches import BatchOrder, RaggedIds, StaticTrainingSettings
 
 __all__ = [
@@ -175,55 +181,49 @@ class ContrastiveObjective:
                 len(self.anchors), size, name=self.name, clusters=self.clusters
             )
         rows = self._order.rows(step, seed=settings.seed)
-        query = view.pool(self.anchors.take(rows))
-        document = view.pool(self.positives.take(rows))
         anchor_keys, other_keys = self._keys
-        first, second = anchor_keys[rows], other_keys[rows]
-        different = (first[:, None] != first) & (second[:, None] != second)
-        mask = torch.from_numpy(different)
         weights = None
         if self.weights is not None:
             if not self.weights[rows].any():
-                return query.sum() * 0.0
+                return view.rows.sum() * 0.0
             weights = torch.from_numpy(self.weights[rows])
+        info = BatchInfo(
+            query_keys=torch.from_numpy(anchor_keys[rows]),
+            document_keys=torch.from_numpy(other_keys[rows]),
+            weights=weights,
+        )
+        query = view.pool(self.anchors.take(rows))
+        document = view.pool(self.positives.take(rows))
         hard: Tensor | None = None
-        hard_mask: Tensor | None = None
         if self.negatives is not None:
             places = (rows[:, None] * self._per_row + np.arange(self._per_row)).ravel()
             texts = self.negatives.take(places)
             hard = view.pool(texts).view(len(rows), self._per_row, -1)
             keys = other_keys[len(self.anchors) :][places].reshape(len(rows), -1)
-            usable = (texts.lengths > 0).reshape(len(rows), -1)
-            usable &= (keys != second[:, None]) & (keys != first[:, None])
-            hard_mask = torch.from_numpy(usable)
-        arguments: dict[str, Any] = {"temperature": settings.temperature, "weights": weights}
-        loss = info_nce(query, document, hard, mask=mask, negatives_mask=hard_mask, **arguments)
-        if settings.symmetric:
-            loss = (loss + info_nce(document, query, mask=mask.T, **arguments)) / 2
-        if self.teacher_scores is not None and hard is not None and hard_mask is not None:
-            scores = torch.from_numpy(self.teacher_scores[rows])
-            divergence = _teacher_divergence(
-                query, document, hard, hard_mask, scores, settings.temperature
+            present = (texts.lengths > 0).reshape(len(rows), -1)
+            info = replace(
+                info,
+                negative_keys=torch.from_numpy(keys),
+                negatives_present=torch.from_numpy(present),
             )
-            loss = loss + divergence
+        if self.teacher_scores is not None:
+            info = replace(info, teacher_scores=torch.from_numpy(self.teacher_scores[rows]))
+        loss = contrast(query, document, hard, settings=self._composed(settings), info=info)
         return self.scale * loss
 
-
-def _teacher_divergence(
-    query: Tensor,
-    document: Tensor,
-    hard: Tensor,
-    usable: Tensor,
-    scores: Tensor,
-    temperature: float,
-) -> Tensor:
-    """KL from the teacher's to the student's distribution over positive and hard negatives."""
-    candidates = F.normalize(torch.cat([document.unsqueeze(1), hard], dim=1), dim=-1)
-    student = torch.einsum("bd,bkd->bk", F.normalize(query, dim=-1), candidates) / temperature
-    keep = torch.cat([torch.ones_like(usable[:, :1]), usable], dim=1)
-    student = F.log_softmax(student.masked_fill(~keep, -1e4), dim=1)
-    teacher = F.log_softmax((scores / temperature).masked_fill(~keep, -1e4), dim=1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    def _composed(self, settings: StaticTrainingSettings) -> ObjectiveSettings:
+        """Return the objective: the row's own hard negatives, and the batch both ways."""
+        teacher = TeacherSettings()
+        if self.teacher_scores is not None:
+            teacher = TeacherSettings(weight=1.0, temperature=settings.temperature)
+        return ObjectiveSettings(
+            candidates=("documents", "own_negatives"),
+            directions=("query_to_document", "document_to_query")
+            if settings.symmetric
+            else ("query_to_document",),
+            temperature=TemperatureSettings(value=settings.temperature),
+            teacher=teacher,
+        )
 
 
 @dataclass(frozen=True)

@@ -105,16 +105,23 @@ def contrast(
     loss = torch.zeros((), dtype=tau.dtype, device=tau.device)
     for direction in settings.directions:
         if direction == "query_to_document":
-            part = _one_way(query, document, negatives, many, settings, info, inputs, tau, rows)
+            part, taught = _one_way(
+                query, document, negatives, many, settings, info, inputs, tau, rows
+            )
+            loss = loss + settings.teacher.weight * taught
         else:
             turned = settings.replace(
-                candidates=("documents",), targets=_turned(settings), directions=(direction,)
+                candidates=("documents",),
+                targets=_turned(settings),
+                directions=(direction,),
+                teacher={},
+                contrastive_weight=1.0,
             )
             alone = ContrastInputs(
                 offset=inputs.offset, progress=inputs.progress, scores_held=inputs.scores_held
             )
-            part = _one_way(document, query, None, 0, turned, info.swapped(), alone, tau, rows)
-        loss = loss + part / len(settings.directions)
+            part, _ = _one_way(document, query, None, 0, turned, info.swapped(), alone, tau, rows)
+        loss = loss + settings.contrastive_weight * part / len(settings.directions)
     return loss
 
 
@@ -133,7 +140,8 @@ def _one_way(
     inputs: ContrastInputs,
     tau: Tensor,
     rows: int,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Return the contrastive loss of one direction, and the divergence from the teacher."""
     flat = None if negatives is None else negatives.flatten(0, 1)
     similar = None
     if settings.masks.similar_to_positive is not None:
@@ -194,17 +202,14 @@ def _one_way(
     given = total.new_tensor(float(rows)) if weights is None else weights.sum().to(total.dtype)
     given = _mean_over_devices(given)
     by = _mean_over_devices(weight) if settings.sample_weights.normalize else given
-    loss = settings.contrastive_weight * total / by.clamp(min=torch.finfo(total.dtype).tiny)
-    teacher = settings.teacher
-    if teacher.weight and "query_to_document" in settings.directions:
-        if teacher.scope == "own":
-            divergence = _own_divergence(
-                query[local], document[local],
-                None if negatives is None else negatives[local],
-                settings, info, local, tau,
-            )  # fmt: skip
-        loss = loss + teacher.weight * divergence / given
-    return loss
+    loss = total / by.clamp(min=torch.finfo(total.dtype).tiny)
+    if settings.teacher.weight and settings.teacher.scope == "own":
+        divergence = _own_divergence(
+            query[local], document[local],
+            None if negatives is None else negatives[local],
+            settings, info, local, tau,
+        )  # fmt: skip
+    return loss, divergence / given
 
 
 def _needs_autograd(settings: ObjectiveSettings) -> bool:
