@@ -18,6 +18,7 @@ programmer would expect, so ``except ValueError`` keeps working::
     |-- ParityError (FormatError)            a model does not reproduce its golden vectors
     |-- MissingExtraError (ImportError)      an optional dependency is not installed
     |-- BudgetError (ValueError)             a time or memory budget cannot be met
+    |-- EndpointError (ConnectionError)      a service refuses requests or cannot be reached
     `-- StorageError (OSError)               a write failed; what was there before is intact
 
 Every message says what was expected, what came, and what to do.
@@ -31,6 +32,7 @@ __all__ = [
     "DuplicateIdError",
     "EmbedworksError",
     "EmptyInputError",
+    "EndpointError",
     "FormatError",
     "InputError",
     "MissingExtraError",
@@ -108,6 +110,10 @@ class MissingExtraError(EmbedworksError, ImportError):
 
 class BudgetError(EmbedworksError, ValueError):
     """A time or memory budget cannot be met."""
+
+
+class EndpointError(EmbedworksError, ConnectionError):
+    """A service refuses requests, answers out of protocol or cannot be reached."""
 
 
 class StorageError(EmbedworksError, OSError):

@@ -115,9 +115,9 @@ def one_way(query, document, negatives, settings, info, inputs):
 
     def struck(i, a_side, j, side, value, positive, k=None):
         masks, known = settings.masks, keys(side, j, k)
-        if side == "negatives" and info.negatives_present is not None:
-            if not info.negatives_present[j, k]:
-                return True
+        present = info.negatives_present
+        if side == "negatives" and present is not None and not present[j, k]:
+            return True
         if masks.duplicates:
             mine = [get("query_keys", i), get("document_keys", i)]
             if any(same(a, b) for a in mine for b in known["text"]):
@@ -244,9 +244,7 @@ def one_way(query, document, negatives, settings, info, inputs):
         weights.append((w * given, given))
         divergences.append(
             given
-            * divergence(
-                i, found, own_teacher, batch_teacher, settings, info, inverse, score, many
-            )  # fmt: skip
+            * divergence(i, found, own_teacher, batch_teacher, settings, info, inverse, score, many)
         )
     by = (
         sum(w for w, _ in weights)

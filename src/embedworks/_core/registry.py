@@ -123,7 +123,9 @@ class Registry(Generic[T]):
 
 #: Where ``embedworks list`` finds its kinds: kind -> (module, attribute) of the registry.
 REGISTRIES: dict[str, tuple[str, str]] = {
+    "batch-strategies": ("embedworks.data", "BATCH_STRATEGIES"),
     "models": ("embedworks.models", "MODELS"),
+    "objectives": ("embedworks.losses", "OBJECTIVES"),
     "pair-sources": ("embedworks.data", "PAIR_SOURCES"),
     "readers": ("embedworks.data", "READERS"),
     "recipes": ("embedworks.training", "RECIPES"),

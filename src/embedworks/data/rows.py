@@ -118,6 +118,39 @@ class Row:
                 return "a teacher score is not finite"
         return None
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], *, source: str = "default") -> Row:
+        """Read a row from a mapping, such as a line of JSONL or a Parquet record.
+
+        Besides this class's own fields, ``negative``, ``negative_1``, ... are negatives too, in
+        order of their names; empty negatives are left out.
+
+        Args:
+            record: The mapping; ``anchor`` and ``positive`` are required.
+            source: Used when the record names none.
+
+        Raises:
+            InputError: When a value cannot be read as what it is named.
+        """
+        singles = sorted(n for n in record if n == "negative" or n.startswith("negative_"))
+        negatives = [*(record.get("negatives") or []), *(record[name] for name in singles)]
+        label, identity = record.get("label"), record.get("positive_id")
+        scores = record.get("teacher_scores")
+        try:
+            return cls(
+                anchor=_from_cell(record.get("anchor")),
+                positive=_from_cell(record.get("positive")),
+                negatives=tuple(_from_cell(value) for value in negatives if value),
+                source=record.get("source") or source,
+                label=None if label is None else str(label),
+                positive_id=None if identity is None else str(identity),
+                score=None if record.get("score") is None else float(record["score"]),
+                teacher_scores=tuple(float(x) for x in scores) if scores else None,
+                provenance=record.get("provenance"),
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"not a training row: {error}") from error
+
 
 class RowSet(Sequence[Row]):
     """Rows that were checked, with their sources counted.
@@ -240,28 +273,8 @@ class RowSet(Sequence[Row]):
                     f"{path} has no column {name!r}, only {table.column_names}: training rows "
                     "need 'anchor' and 'positive'."
                 )
-        singles = [n for n in table.column_names if n == "negative" or n.startswith("negative_")]
-        rows = []
-        for record in table.to_pylist():
-            negatives = [*(record.get("negatives") or []), *(record[n] for n in singles)]
-            label = record.get("label")
-            rows.append(
-                Row(
-                    anchor=_from_cell(record["anchor"]),
-                    positive=_from_cell(record["positive"]),
-                    negatives=tuple(_from_cell(n) for n in negatives if n),
-                    source=record.get("source") or path.stem,
-                    label=None if label is None else str(label),
-                    positive_id=record.get("positive_id"),
-                    score=record.get("score"),
-                    teacher_scores=tuple(record["teacher_scores"])
-                    if record.get("teacher_scores")
-                    else None,
-                    provenance=record.get("provenance"),
-                )
-            )
         try:
-            return cls(rows)
+            return cls(Row.from_record(record, source=path.stem) for record in table.to_pylist())
         except InputError as error:
             raise FormatError(f"{path}: {error}") from error
 
@@ -302,10 +315,13 @@ def _to_cell(value: RowInput) -> str:
         ) from error
 
 
-def _from_cell(cell: str | None) -> RowInput:
+def _from_cell(cell: Any) -> RowInput:
     if cell is None:
         return ""
-    if cell.startswith(_DICT_MARK):
-        value: dict[str, Any] = json.loads(cell[len(_DICT_MARK) :])
-        return value
+    if isinstance(cell, str):
+        if not cell.startswith(_DICT_MARK):
+            return cell
+        cell = json.loads(cell[len(_DICT_MARK) :])
+    if not isinstance(cell, Mapping):
+        raise TypeError(f"an input is a {type(cell).__name__}, not a text or a mapping")
     return cell

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from embedworks.errors import DataWarning, InputError, ShapeError
+from embedworks.losses._contrast import ContrastInputs, contrast
 from embedworks.losses._features import split_features, with_labels
 from embedworks.losses._gather import first_row, gather_info, gather_vectors, is_distributed
 from embedworks.losses.batch_info import BatchInfo
-from embedworks.losses._contrast import ContrastInputs, contrast
 from embedworks.losses.packing import ColumnEmbedder, Columns
 from embedworks.losses.presets import objective as named_objective
 from embedworks.losses.settings import ObjectiveSettings

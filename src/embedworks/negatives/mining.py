@@ -1,6 +1,7 @@
 """Hard-negative mining with the relative margin rule, as a pure function over vectors.
 
-Knows nothing about models or losses: vectors and positions in, positions out.
+Knows nothing about models or losses: vectors and positions in, positions out. `Miner` does the same
+for training rows, with any retrievers and rules.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import numpy as np
 
 from embedworks._core.validation import check_in_range, check_k, check_vectors
 from embedworks.errors import InputError, ShapeError
+from embedworks.negatives._topk import top_k
+from embedworks.negatives.rules import relative_limit
 
 __all__ = ["MinedNegatives", "mine_hard_negatives"]
 
@@ -112,14 +115,10 @@ def mine_hard_negatives(
         own = positives[rows]
         own_score = scores[np.arange(len(own)), own]
         ranks[rows] = 1 + (scores > own_score[:, None]).sum(axis=1)
-        top = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        top = top_k(scores, depth)
         top_scores = np.take_along_axis(scores, top, axis=1)
-        # Sort by falling score, ties by position, so that results do not depend on the partition.
-        order = np.lexsort((top, -top_scores), axis=1)
-        top = np.take_along_axis(top, order, axis=1)
-        top_scores = np.take_along_axis(top_scores, order, axis=1)
         same = groups[top] == groups[own][:, None]
-        too_close = ~same & (top_scores >= margin * own_score[:, None])
+        too_close = ~same & (top_scores >= relative_limit(own_score, 1 - margin)[:, None])
         keep = ~same & ~too_close & (own_score[:, None] > 0)
         seen += top.size
         grouped += int(same.sum())

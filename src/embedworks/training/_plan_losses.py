@@ -1,0 +1,240 @@
+"""From a stage's settings to the loss that is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from embedworks.data import RowSet
+from embedworks.errors import InputError
+from embedworks.losses import (
+    BatchInfo,
+    ColumnEmbedder,
+    ContrastiveLoss,
+    GuideVectors,
+    ObjectiveSettings,
+    SourceLosses,
+)
+from embedworks.negatives import EmbeddingQueue, NegativeMixer
+
+if TYPE_CHECKING:
+    from embedworks.training.plan import StageSettings
+
+__all__ = ["DEFAULT_LOSS", "build_loss", "check_rows", "default_mini_batch_tokens"]
+
+#: Name of the loss of sources that have none of their own.
+DEFAULT_LOSS = "objective"
+
+_CPU_TOKENS = 2_048
+
+
+def default_mini_batch_tokens(model: Any) -> int | None:
+    """Return how many tokens are best embedded at a time: packs by length on a CPU.
+
+    On a CPU a batch of mixed lengths is otherwise mostly padding. Models whose inputs have no
+    attention mask, such as static ones, have no padding to save.
+    """
+    has_padding = "attention_mask" in model.preprocess(["a"])
+    return _CPU_TOKENS if has_padding and model.device.type == "cpu" else None
+
+
+def build_loss(
+    model: Any,
+    stage: StageSettings,
+    *,
+    sources: Sequence[str],
+    guide: GuideVectors | None = None,
+    teacher: GuideVectors | None = None,
+) -> nn.Module:
+    """Return the loss of a stage.
+
+    Args:
+        model: The model to train.
+        stage: Its settings.
+        sources: Names of the sources, in the order of the rows' source numbers.
+        guide: Vectors of the guide, if the stage has one.
+        teacher: Vectors of the teacher, for soft targets over the whole batch.
+
+    Raises:
+        InputError: When parts do not fit together.
+    """
+    tokens = stage.mini_batch_tokens
+    if tokens is None and stage.mini_batch_size is None:
+        tokens = default_mini_batch_tokens(model)
+    queue = None
+    if stage.negatives.queue:
+        queue = EmbeddingQueue(stage.negatives.queue, model.get_embedding_dimension())
+
+    def contrastive(objective: ObjectiveSettings) -> nn.Module:
+        mixer = stage.negatives.mixer
+        loss = _TaughtLoss(
+            model,
+            objective,
+            mini_batch_tokens=tokens,
+            mini_batch_size=stage.mini_batch_size,
+            cache_gradients=stage.cache_gradients,
+            gather_across_devices=stage.gather_across_devices,
+            sources=sources,
+            guide=guide if objective.masks.guide is not None else None,
+            mixer=None if mixer is None else _Mixing(NegativeMixer(**mixer.to_dict())),
+            queue=queue if "queue" in objective.candidates else None,
+        )
+        loss.teacher = teacher if _teaches_batch(objective) else None
+        return loss
+
+    losses: dict[str, nn.Module] = {}
+    if "" in stage.objectives():
+        losses[DEFAULT_LOSS] = contrastive(stage.objective)
+    for name, wanted in stage.losses.items():
+        if wanted.cosent is not None:
+            losses[name] = _Graded(model, wanted.cosent, tokens, stage.mini_batch_size)
+        elif wanted.objective is not None:
+            losses[name] = contrastive(wanted.objective)
+    if stage.matryoshka is not None:
+        losses = {name: _matryoshka(model, loss, stage) for name, loss in losses.items()}
+    if len(losses) == 1:
+        return next(iter(losses.values()))
+    return SourceLosses(
+        losses, stage.loss_of_source, sources=sources, default=next(iter(losses))
+    )
+
+
+def _matryoshka(model: Any, loss: nn.Module, stage: StageSettings) -> nn.Module:
+    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+
+    wanted = stage.matryoshka
+    assert wanted is not None
+    dim = model.get_embedding_dimension()
+    if max(wanted.dims) > dim:
+        raise InputError(f"matryoshka dims {list(wanted.dims)} exceed the model's {dim}.")
+    return MatryoshkaLoss(model, loss, list(wanted.dims), list(wanted.weights) or None)
+
+
+def _teaches_batch(objective: ObjectiveSettings) -> bool:
+    return objective.teacher.weight > 0 and objective.teacher.scope == "in_batch"
+
+
+def check_rows(stage: StageSettings, rows: RowSet) -> None:
+    """Check that the rows have what the stage's objectives ask about.
+
+    Raises:
+        InputError: Naming the source and what it lacks.
+    """
+    for name, objective in stage.objectives().items():
+        own = [
+            row for row in rows if stage.loss_of_source.get(row.source, "") == name
+        ]
+        where = f"the objective of {sorted({row.source for row in own})}"
+        bare = sorted({row.source for row in own if not row.negatives})
+        only_own = set(objective.candidates) == {"own_negatives"}
+        if only_own and bare:
+            count = sum(not row.negatives for row in own)
+            raise InputError(
+                f"{where} contrasts with a row's own hard negatives alone, but {count} rows of "
+                f"{bare} have none: mine some (negatives.mine), drop these rows, or add "
+                "'documents' to its candidates."
+            )
+        wants_scores = objective.teacher.weight > 0 and objective.teacher.scope == "own"
+        lacking = sorted({row.source for row in own if row.teacher_scores is None})
+        if wants_scores and lacking:
+            raise InputError(
+                f"{where} learns from teacher scores, but rows of {lacking} have none: name a "
+                "teacher for the stage, or a teacher for the miner."
+            )
+        if _teaches_batch(objective) and stage.teacher is None:
+            raise InputError(
+                f"{where} has a teacher over the whole batch: name its model (teacher)."
+            )
+        if objective.masks.same_class or objective.targets.by == "class" and (
+            objective.targets.kind == "several"
+        ):
+            unlabelled = sorted({row.source for row in own if row.label is None})
+            if unlabelled:
+                raise InputError(
+                    f"{where} tells rows apart by class, but rows of {unlabelled} have no label."
+                )
+    for name, loss in stage.losses.items():
+        if loss.cosent is not None:
+            bad = sorted({r.source for r in rows if r.source in loss.sources and r.score is None})
+            if bad:
+                raise InputError(
+                    f"the loss {name!r} learns the order of scores, but rows of {bad} have none: "
+                    "read them with the converter graded_pairs or nli (form: scores)."
+                )
+
+
+class _TaughtLoss(ContrastiveLoss):
+    """A contrastive loss that looks up a teacher's vectors of the whole batch."""
+
+    teacher: GuideVectors | None = None
+
+    def contrast(
+        self,
+        query: Tensor,
+        document: Tensor,
+        negatives: Tensor | None = None,
+        info: BatchInfo | None = None,
+    ) -> Tensor:
+        """Return the loss of vectors."""
+        if self.teacher is not None and info is not None:
+            keys = [info.require("query_keys", "a teacher"), info.require("document_keys", "it")]
+            hard = None
+            if negatives is not None:
+                hard = self.teacher.lookup(info.require("negative_keys", "a teacher")).to(query)
+            info = replace(
+                info,
+                teacher_query=self.teacher.lookup(keys[0]).to(query),
+                teacher_document=self.teacher.lookup(keys[1]).to(query),
+                teacher_negatives=hard,
+            )
+        return super().contrast(query, document, negatives, info)
+
+
+class _Mixing:
+    """Calls a mixer as the objective does; its draws come from the trainer's random state."""
+
+    def __init__(self, mixer: NegativeMixer) -> None:
+        self.mixer = mixer
+
+    def __call__(
+        self, query: Tensor, positive: Tensor, negatives: Tensor, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        mixed = self.mixer(
+            negatives, query, positive, present, generator=torch.default_generator
+        )
+        return mixed.vectors, mixed.usable
+
+
+class _Graded(nn.Module):
+    """Sentence-transformers' CoSENT over columns that are embedded in packs."""
+
+    def __init__(
+        self, model: Any, temperature: float, tokens: int | None, size: int | None
+    ) -> None:
+        from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+
+        super().__init__()
+        self.model = model
+        self.tokens, self.size = tokens, size
+        # In a tuple, so that the model is registered once.
+        self._loss = (CoSENTLoss(model, scale=1.0 / temperature),)
+
+    def forward(
+        self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
+    ) -> Tensor:
+        if labels is None:
+            raise InputError("the order of scores is learned, but the batch has no scores.")
+        columns = [
+            {name: value for name, value in column.items() if not name.startswith("row_")}
+            for column in sentence_features
+        ]
+        embedder = ColumnEmbedder(
+            self.model, mini_batch_tokens=self.tokens, mini_batch_size=self.size
+        )
+        vectors = embedder.embed(columns[:2]).vectors
+        loss: Tensor = self._loss[0].compute_loss_from_embeddings(vectors, labels)
+        return loss

@@ -1,0 +1,503 @@
+"""The settings of a staged plan: a recipe file read, checked, compared and written back exactly.
+
+A recipe of ``kind: plan`` holds the published values; under ``scales`` it may hold changes that
+make it smaller. Knows no tensors and reads no data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from embedworks._core.registry import did_you_mean
+from embedworks._core.settings import Settings
+from embedworks.data import BatchSettings
+from embedworks.data.templates import (
+    TEMPLATES,
+    Example,
+    FewShotTemplate,
+    InstructionTemplate,
+    TaskPrompt,
+    TaskPrompts,
+)
+from embedworks.errors import NotFoundError, SettingsError
+from embedworks.losses import OBJECTIVES, ObjectiveSettings
+from embedworks.negatives import MinerSettings
+from embedworks.training._plan_values import (
+    differences,
+    overlay,
+    parse_assignment,
+    set_path,
+    unknown_keys,
+)
+from embedworks.training.recipes import RECIPES
+from embedworks.training.sources import SourceSettings, DecontaminationSettings
+
+__all__ = [
+    "LoraSettings",
+    "LossSettings",
+    "MatryoshkaSettings",
+    "ModelSettings",
+    "PlanEvaluation",
+    "PlanSettings",
+    "PromptSettings",
+    "RecipeChange",
+    "StageNegatives",
+    "StageSettings",
+    "diff_plans",
+    "load_plan",
+]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+_MAX_RECIPE_BYTES = 1_000_000
+
+
+def _preset(value: Any) -> Any:
+    """Read the name of an objective, or a mapping with ``preset`` and changes to it."""
+    if isinstance(value, str):
+        return OBJECTIVES[value].to_dict()
+    if isinstance(value, Mapping) and "preset" in value:
+        changes = {key: item for key, item in value.items() if key != "preset"}
+        named = OBJECTIVES[str(value["preset"])].to_dict()
+        if isinstance(changes.get("temperature"), int | float):
+            changes["temperature"] = {"value": float(changes["temperature"])}
+        return overlay(named, changes)
+    return value
+
+
+#: An objective: its settings, the name of a preset, or ``{preset: name, ...changes}``.
+Objective = Annotated[ObjectiveSettings, pydantic.BeforeValidator(_preset)]
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters in place of training all weights; merged into the model after the stage."""
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Share = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+    """Names of linear layers, or ``all-linear``."""
+
+
+class PromptSettings(Settings):
+    """The instruction of a source. See `embedworks.data.TaskPrompts`."""
+
+    instruction: str | None = None
+    template: str = "nv-embed"
+    """Name in `TEMPLATES`."""
+    symmetric: bool = False
+    """Whether documents carry the instruction too, as for similarity."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """(query, response) pairs put before every query."""
+    drawn_examples: Annotated[int, Field(ge=0)] = 0
+    """Most examples drawn for each query from the rest of its batch, in place of ``examples``."""
+
+    @pydantic.model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.examples and self.drawn_examples:
+            raise ValueError("give examples or drawn_examples, not both")
+        self.build()
+        return self
+
+    def build(self) -> TaskPrompt:
+        """Return the prompt."""
+        template = TEMPLATES[self.template]
+        if self.symmetric:
+            template = InstructionTemplate.from_dict({**template.to_dict(), "symmetric": True})
+        if not self.examples and not self.drawn_examples:
+            return TaskPrompt(self.instruction, template)
+        examples = tuple(Example(query, response) for query, response in self.examples)
+        return FewShotTemplate(self.instruction, template, examples=examples)
+
+
+class ModelSettings(Settings):
+    """The model that is trained."""
+
+    base: str = "minilm"
+    """``minilm``, ``static``, a folder, or a hub name."""
+    max_tokens: Count | None = None
+    """Longest text while training; None takes the model's own limit, which saving restores."""
+    max_query_tokens: Count | None = None
+    """Longest anchor while training, where it is shorter than ``max_tokens``."""
+    lora: LoraSettings | None = None
+    prompts: dict[str, PromptSettings] = Field(default_factory=dict)
+    """Source -> its instruction. ``"*"`` stands for the rest; without it they have none."""
+
+    def task_prompts(self) -> TaskPrompts | None:
+        """Return the prompts by source, or None when there are none."""
+        if not self.prompts:
+            return None
+        named = {name: prompt.build() for name, prompt in self.prompts.items() if name != "*"}
+        rest = self.prompts.get("*", PromptSettings(template="plain"))
+        return TaskPrompts(named, rest.build())
+
+
+class LossSettings(Settings):
+    """A loss of its own for some sources. Batches never mix losses."""
+
+    sources: tuple[str, ...]
+    objective: Objective | None = None
+    """Contrastive settings, or None with ``cosent``."""
+    cosent: Positive | None = None
+    """Train on the order of the rows' scores (CoSENT) with this temperature."""
+    batch_size: Count | None = None
+    """Rows of a batch; None takes that of ``batches``."""
+
+    @pydantic.model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.objective is None) == (self.cosent is None):
+            raise ValueError("give either an objective or cosent (a temperature)")
+        if not self.sources:
+            raise ValueError("sources is empty: name the sources that this loss is for")
+        return self
+
+
+class MixerSettings(Settings):
+    """New negatives mixed from a row's hard ones; see `embedworks.negatives.NegativeMixer`."""
+
+    pairwise: Annotated[int, Field(ge=0)] = 1
+    listwise: Annotated[int, Field(ge=0, le=1)] = 1
+    beta: Positive = 2.0
+    list_temperature: Positive = 0.05
+    stop_gradient: bool = False
+    cap: Literal["positive"] | None = "positive"
+    cap_margin: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class StageNegatives(Settings):
+    """Where a stage's hard negatives come from."""
+
+    mine: MinerSettings | None = None
+    """Mine before the stage; replaces what the rows have."""
+    miners: tuple[str, ...] = ("stage",)
+    """Models that search: ``stage`` (the model the stage starts from), ``bm25``, or any name."""
+    sources: tuple[str, ...] = ()
+    """Sources that are mined; empty means every source without labels and scores."""
+    consistency_rank: Count | None = None
+    """Drop rows whose positive ranks below this for the first miner."""
+    per_row: Count | None = None
+    """Negatives per row and batch; None takes the most that any row of the loss has."""
+    missing: Literal["mask", "resample"] = "mask"
+    """What a row with fewer gets: places that do not count, or its own negatives again."""
+    mixer: MixerSettings | None = None
+    queue: Annotated[int, Field(ge=0)] = 0
+    """Documents of earlier batches kept as further negatives."""
+
+
+class MatryoshkaSettings(Settings):
+    """Train the first dimensions to stand alone."""
+
+    dims: tuple[Count, ...]
+    weights: tuple[Positive, ...] = ()
+    """One per dimension; empty means 1 each."""
+
+    @pydantic.model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if not self.dims or (self.weights and len(self.weights) != len(self.dims)):
+            raise ValueError(f"{len(self.dims)} dims need as many weights, got {self.weights}")
+        return self
+
+
+class StageSettings(Settings):
+    """One stage: what is learned from, by which objective, for how long."""
+
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    data: Annotated[tuple[SourceSettings, ...], Field(min_length=1)]
+    decontaminate: DecontaminationSettings | None = None
+    """Drop rows too close to test texts; the plan's own held-out questions always count."""
+    objective: Objective = ObjectiveSettings()
+    losses: dict[str, LossSettings] = Field(default_factory=dict)
+    """Other losses for some sources, by a name of your choice."""
+    guide: str | None = None
+    """Model that tells false negatives; needed when the objective masks by a guide."""
+    teacher: str | None = None
+    """Model whose similarities are soft targets; needed when the objective has a teacher and the
+    rows bring no scores."""
+    negatives: StageNegatives = StageNegatives()
+    batches: BatchSettings = BatchSettings()
+    clusters: Count | None = None
+    """Number of clusters of anchors, for the batch strategy ``clustered``."""
+    steps: Count | None = None
+    epochs: Positive | None = None
+    learning_rate: Positive = 2e-5
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after the warm-up."""
+    warmup: Annotated[float, Field(ge=0.0)] = 0.1
+    """Share of the steps when below 1, else a number of steps."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
+    max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    """Gradients are scaled down to this length; 0 leaves them."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    frozen: tuple[str, ...] = ()
+    """Regular expressions; parameters whose name contains one are not trained."""
+    cache_gradients: bool = False
+    """Embed in packs with only one pack's activations in memory (GradCache)."""
+    mini_batch_tokens: Count | None = None
+    """Tokens embedded at a time; None is 2,048 for transformers on a CPU, else no limit."""
+    mini_batch_size: Count | None = None
+    gradient_checkpointing: bool = False
+    gather_across_devices: bool = True
+    reset_optimizer: bool = True
+    """Start with a fresh optimiser; False goes on with the state of the stage before."""
+    matryoshka: MatryoshkaSettings | None = None
+    start_weight: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the model that the stage started from in what it hands on."""
+    save_every: Count | None = None
+    """Steps between checkpoints; None writes about five."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if problems := list(_stage_problems(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of the sources, in order."""
+        return tuple(source.name for source in self.data)
+
+    @property
+    def loss_of_source(self) -> dict[str, str]:
+        """Source -> name of its own loss."""
+        return {s: name for name, loss in self.losses.items() for s in loss.sources}
+
+    def objectives(self) -> dict[str, ObjectiveSettings]:
+        """Return the contrastive objectives by loss name; that of the rest is ``""``."""
+        found = {n: loss.objective for n, loss in self.losses.items() if loss.objective}
+        rest = set(self.source_names) - set(self.loss_of_source)
+        return {**({"": self.objective} if rest else {}), **found}
+
+
+def _stage_problems(stage: StageSettings) -> list[str]:
+    """Return what does not fit together in a stage."""
+    found = []
+    names = stage.source_names
+    if len(set(names)) != len(names):
+        found.append(f"source names must differ, got {list(names)}")
+    if (stage.steps is None) == (stage.epochs is None):
+        found.append("give either steps or epochs")
+    listed = [source for loss in stage.losses.values() for source in loss.sources]
+    for source in {*listed, *stage.negatives.sources}:
+        if source not in names:
+            found.append(f"no source {source!r} in this stage. {did_you_mean(source, list(names))}")
+    if len(set(listed)) != len(listed):
+        found.append(f"a source has two losses: {sorted(listed)}")
+    if "" in stage.losses:
+        found.append("a loss needs a name")
+    if stage.batches.losses:
+        found.append("batches.losses follows from losses: leave it out")
+    if stage.warmup >= 1 and stage.warmup != int(stage.warmup):
+        found.append(f"warmup of 1 or more is a number of steps, got {stage.warmup}")
+    if (stage.batches.strategy == "clustered") != (stage.clusters is not None):
+        found.append("clusters goes with the batch strategy 'clustered', and only with it")
+    if stage.cache_gradients and stage.mini_batch_tokens is None and stage.mini_batch_size is None:
+        found.append("cache_gradients needs mini_batch_tokens or mini_batch_size")
+    if stage.matryoshka and stage.negatives.queue:
+        found.append("a queue keeps vectors of one dimension: not with matryoshka")
+    for pattern in stage.frozen:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            found.append(f"frozen: {pattern!r} is not a regular expression ({error})")
+    objectives = stage.objectives().values()
+    wants_guide = any(o.masks.guide is not None for o in objectives)
+    if wants_guide != (stage.guide is not None):
+        found.append("a guide model goes with an objective that masks by a guide, and only with it")
+    if stage.teacher is not None and not any(o.teacher.weight > 0 for o in objectives):
+        found.append("a teacher was named, but no objective has a teacher weight above 0")
+    for objective in objectives:
+        if objective.targets.kind == "graded":
+            found.append("graded targets need grades, which rows do not have: use cosent")
+        if ("queue" in objective.candidates) != (stage.negatives.queue > 0):
+            found.append("negatives.queue goes with the candidate 'queue', and only with it")
+        if stage.negatives.mixer and "own_negatives" not in objective.candidates:
+            found.append("a mixer mixes hard negatives: add 'own_negatives' to candidates")
+    return found
+
+
+class PlanEvaluation(Settings):
+    """What the model is measured on before the first and after every stage."""
+
+    documents: str | None = None
+    """Folder, or ``stdlib``: questions are made from the documents that are held out."""
+    files: Count | None = None
+    """Most documents read; chosen by hash, as for training."""
+    rows: str | None = None
+    """Parquet file of rows: anchors are questions, positives the corpus."""
+    source: str | None = None
+    """Source whose prompt the questions get."""
+    max_queries: Count = 300
+    max_corpus: Count = 2_000
+    metrics: tuple[str, ...] = ("ndcg@10", "recall@10")
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    sts: str | None = None
+    """File of scored pairs."""
+    sts_columns: tuple[str, str, str] = ("sentence1", "sentence2", "score")
+    sts_where: dict[str, Any] = Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="after")
+    def _one_corpus(self) -> Self:
+        if self.documents is not None and self.rows is not None:
+            raise ValueError("give documents or rows to evaluate on, not both")
+        return self
+
+
+class PlanSettings(Settings):
+    """Everything a staged training can be told.
+
+    Example:
+        >>> source = {"name": "docs", "documents": "stdlib"}
+        >>> plan = PlanSettings.from_dict(
+        ...     {"name": "mine", "stages": [{"name": "one", "data": [source], "steps": 10}]}
+        ... )
+        >>> PlanSettings.from_dict(plan.to_dict()) == plan
+        True
+        >>> PlanSettings.from_dict({"name": "mine", "stages": [{"stepps": 10}]})
+        Traceback (most recent call last):
+        ...
+        embedworks.errors.SettingsError: PlanSettings is not valid:
+        - stages.0.stepps: not a setting here. Did you mean 'steps'?
+    """
+
+    kind: Literal["plan"] = "plan"
+    """Which command runs a recipe."""
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    paper: str | None = None
+    """Reference of the published recipe."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    holdout: Share = 0.1
+    """Share of the documents that evaluation keeps to itself."""
+    model: ModelSettings = ModelSettings()
+    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)]
+    evaluation: PlanEvaluation = PlanEvaluation()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values``; every misspelt key is reported at once, then every bad value.
+
+        Raises:
+            SettingsError: Naming each field, its value and what is allowed.
+            UnknownNameError: When a name such as that of a preset is not registered.
+        """
+        if lines := unknown_keys(cls, values):
+            raise SettingsError("\n- ".join([f"{cls.__name__} is not valid:", *lines]))
+        return super().from_dict(values)
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must differ, got {names}")
+        if not self.stages[0].reset_optimizer:
+            raise ValueError("the first stage has no optimiser state to go on with")
+        sources = {name for stage in self.stages for name in stage.source_names}
+        for name in (*self.model.prompts, *filter(None, [self.evaluation.source])):
+            if name != "*" and name not in sources:
+                raise ValueError(f"no stage has a source {name!r}. {did_you_mean(name, [*sources])}")
+        return self
+
+    def to_yaml_text(self) -> str:
+        """Return the settings as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def load_plan(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    scale: str | None = None,
+    changes: Sequence[str] = (),
+) -> PlanSettings:
+    """Read a plan by the recipe's name, its path, or as values.
+
+    Args:
+        recipe: Name from `RECIPES`, YAML file, or a mapping with the same content.
+        scale: One of the recipe's ``scales``; None or ``full`` takes the values as written.
+        changes: ``key=value`` with dotted keys, such as ``stages.0.steps=20``; ``*`` stands for
+            every stage.
+
+    Raises:
+        UnknownNameError: When there is no such recipe.
+        NotFoundError: When there is no such file.
+        SettingsError: When the recipe, the scale or a change is not valid.
+
+    Example:
+        >>> load_plan("gistembed", scale="mini", changes=["stages.*.steps=5"]).stages[0].steps
+        5
+    """
+    values = dict(recipe) if isinstance(recipe, Mapping) else _read(recipe)
+    kind = values.get("kind", "plan")
+    if kind != "plan":
+        raise SettingsError(f"this recipe is of kind {kind!r}, not a plan.")
+    scales = values.pop("scales", None) or {}
+    if not isinstance(scales, Mapping):
+        raise SettingsError(f"scales must map a name to changes, got {scales!r:.60}.")
+    known = list(dict.fromkeys(["full", *scales]))
+    if scale is not None and scale not in known:
+        raise SettingsError(f"the recipe has no scale {scale!r}. {did_you_mean(scale, known)}")
+    if scale is not None:
+        values = overlay(values, scales.get(scale) or {})
+    for text in changes:
+        keys, value = parse_assignment(text)
+        set_path(values, keys, value)
+    try:
+        return PlanSettings.from_dict(values)
+    except SettingsError as error:
+        name = values.get("name", "") if isinstance(recipe, Mapping) else recipe
+        raise SettingsError(f"{name}: {error}") from error
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        path = RECIPES[str(recipe)].path
+    if not path.is_file():
+        raise NotFoundError(f"The recipe {path} does not exist.")
+    if path.stat().st_size > _MAX_RECIPE_BYTES:
+        raise SettingsError(f"{path} is larger than 1 MB: this is not a recipe.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} must hold a mapping of settings.")
+    return values
+
+
+@dataclass(frozen=True)
+class RecipeChange:
+    """One value in which two recipes differ; None stands for what is not there."""
+
+    path: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: {_short(self.before)} -> {_short(self.after)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def diff_plans(before: PlanSettings, after: PlanSettings) -> list[RecipeChange]:
+    """Return every value in which two plans differ; stages and sources are matched by name.
+
+    Example:
+        >>> small = load_plan("gistembed", scale="mini")
+        >>> changed = load_plan("gistembed", scale="mini", changes=["seed=3"])
+        >>> [str(change) for change in diff_plans(small, changed)]
+        ['seed: 0 -> 3']
+    """
+    return [RecipeChange(*found) for found in differences(before.to_dict(), after.to_dict())]
