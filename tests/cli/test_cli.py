@@ -14,7 +14,10 @@ pytest.importorskip("lancedb")
 from embedworks.cli.app import run
 from embedworks.errors import EmbedworksError
 
-COMMANDS = ("adapt", "demo", "encode", "evaluate", "index", "info", "list", "search", "train")
+COMMANDS = (
+    "adapt", "demo", "encode", "evaluate", "index", "info", "list", "reproduce", "search",
+    "synthesize", "train",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -49,5 +49,5 @@ def run(arguments: list[str] | None = None) -> None:
     except EmbedworksError as error:
         sys.exit(fail(error, as_json="--json" in arguments))
     except KeyboardInterrupt:
-        typer.echo("Stopped. An interrupted `adapt` goes on with --resume.", err=True)
+        typer.echo("Stopped. An interrupted run goes on with --resume.", err=True)
         sys.exit(130)

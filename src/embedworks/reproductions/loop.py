@@ -281,6 +281,8 @@ def train_student(
     examples = 0
     source = iter(batches)
     started = time.perf_counter()
+    threads, wanted = torch.get_num_threads(), getattr(student, "threads", None)
+    torch.set_num_threads(wanted or threads)
     student.train(True)
     try:
         for step in range(1, steps + 1):
@@ -305,6 +307,7 @@ def train_student(
                 on_step(step, value)
     finally:
         student.train(False)
+        torch.set_num_threads(threads)
     return TrainingLog(tuple(losses), examples, time.perf_counter() - started)
 
 

@@ -46,6 +46,9 @@ class _Base:
     """What students share: evaluation in blocks, without gradient."""
 
     block = 2048
+    threads: int | None = 1
+    """Torch threads while training; None leaves them. Steps of a small student are too short to
+    share: with other work on the machine, two threads can be ten times slower than one."""
 
     def encode(self, texts: Sequence[str], /) -> torch.Tensor:
         raise NotImplementedError
@@ -294,6 +297,7 @@ class TransformerStudent(_Base):
     """
 
     block = 128
+    threads = None
 
     def __init__(
         self,

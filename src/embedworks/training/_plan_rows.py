@@ -149,7 +149,7 @@ def _mined(
                 retrievers.append(SearchRetriever(BM25Index.build(texts), name="bm25"))
             else:
                 searcher = model() if name == "stage" else load(name)
-                retrievers.append(DenseRetriever(_Prompted(searcher), name=name))
+                retrievers.append(DenseRetriever(searcher, name=name))
         rules = [r for r in settings.rules if not r.sources or source in r.sources]
         mined = Miner.from_settings(
             retrievers,
@@ -160,29 +160,11 @@ def _mined(
         kept = mined.rows
         if stage.negatives.consistency_rank is not None:
             ranks = mined.positive_ranks[retrievers[0].name][mined.kept]
-            kept, filtered = rank_consistency_filter(
-                kept, ranks, stage.negatives.consistency_rank
-            )
+            kept, _ = rank_consistency_filter(kept, ranks, stage.negatives.consistency_rank)
             report[source]["inconsistent"] = len(mined.rows) - len(kept)
-            del filtered
         report[source]["without_negatives"] = len(own) - len(mined.rows)
         done[source] = kept
     return RowSet(row for part in done.values() for row in part)
-
-
-class _Prompted:
-    """An encoder whose vectors are not taken for those of a model with another state.
-
-    The miner names cached vectors after the model's weights; a model in memory has no folder, so
-    only ``encode`` is passed on.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def encode(self, inputs: Sequence[Any]) -> np.ndarray:
-        """Return vectors, packed by length where the inputs are texts."""
-        return encode_inputs(self._model, inputs)
 
 
 def encode_inputs(model: Any, inputs: Sequence[Any]) -> np.ndarray:
