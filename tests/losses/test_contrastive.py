@@ -380,6 +380,33 @@ def test_schedules_and_lone_rows_warn():
         ContrastiveLoss(None).contrast(torch.eye(3), torch.eye(3), info=same)
 
 
+def test_with_mixer_and_queue_from_the_negatives_room(model):
+    """Mixtures are drawn again alike after a saved state; documents pile up in the queue."""
+    from embedworks.negatives import EmbeddingQueue, NegativeMixer
+
+    g = torch.Generator().manual_seed(0)
+    query, document = torch.randn(4, 8, generator=g), torch.randn(4, 8, generator=g)
+    negatives = torch.randn(4, 3, 8, generator=g)
+
+    def build():
+        settings = ObjectiveSettings(candidates=("documents", "own_negatives", "queue"))
+        return ContrastiveLoss(
+            None, settings, mixer=NegativeMixer(cap=None), queue=EmbeddingQueue(6, 8), seed=3
+        )
+
+    loss = build()
+    values = [float(loss.contrast(query, document, negatives)) for _ in range(3)]
+    assert len(loss.queue.vectors) == 6
+    assert len({round(v, 6) for v in values}) == 3
+    first = build()
+    assert float(first.contrast(query, document, negatives)) == pytest.approx(values[0])
+    again = build()
+    again.load_state_dict(first.state_dict())
+    assert float(again.contrast(query, document, negatives)) == pytest.approx(values[1])
+    plain = ContrastiveLoss(None, ObjectiveSettings(candidates=("documents", "own_negatives")))
+    assert values[0] > float(plain.contrast(query, document, negatives))
+
+
 def test_scale_is_the_inverse_of_temperature():
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(5, 4, generator=g), torch.randn(5, 4, generator=g)

@@ -124,12 +124,15 @@ class Registry(Generic[T]):
 #: Where ``embedworks list`` finds its kinds: kind -> (module, attribute) of the registry.
 REGISTRIES: dict[str, tuple[str, str]] = {
     "batch-strategies": ("embedworks.data", "BATCH_STRATEGIES"),
+    "converters": ("embedworks.data", "CONVERTERS"),
     "models": ("embedworks.models", "MODELS"),
+    "negative-rules": ("embedworks.negatives", "NEGATIVE_RULES"),
     "objectives": ("embedworks.losses", "OBJECTIVES"),
     "pair-sources": ("embedworks.data", "PAIR_SOURCES"),
     "readers": ("embedworks.data", "READERS"),
     "recipes": ("embedworks.training", "RECIPES"),
     "search-modes": ("embedworks.index", "SEARCH_MODES"),
+    "templates": ("embedworks.data", "TEMPLATES"),
     "merge-methods": ("embedworks.merging", "MERGE_METHODS"),
     "metrics": ("embedworks.evaluation", "METRICS"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pydantic
 import yaml
@@ -88,8 +88,16 @@ def _explain(root: type[pydantic.BaseModel], problem: Any) -> str:
         owner: Any = root
         for part in path[:-1]:
             field = getattr(owner, "model_fields", {}).get(part)
-            owner = field.annotation if field is not None else None
+            owner = _settings_in(owner if field is None else field.annotation)
         known = list(getattr(owner, "model_fields", {}))
         known = known or list(getattr(owner, "__dataclass_fields__", {}))
         return f"{'.'.join(path)}: not a setting here. {did_you_mean(path[-1], known)}"
     return f"{'.'.join(path)}: {problem['msg']}, got {problem['input']!r:.80}"
+
+
+def _settings_in(annotation: Any) -> Any:
+    """Return the settings class inside an annotation such as ``tuple[X, ...]`` or ``X | None``."""
+    if hasattr(annotation, "model_fields") or not get_args(annotation):
+        return annotation
+    inner = [_settings_in(part) for part in get_args(annotation)]
+    return next((x for x in inner if hasattr(x, "model_fields")), None)

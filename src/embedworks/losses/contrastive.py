@@ -34,7 +34,13 @@ class Mixer(Protocol):
     """Makes further negatives, such as `embedworks.negatives.NegativeMixer`."""
 
     def __call__(
-        self, query: Tensor, positive: Tensor, negatives: Tensor, present: Tensor | None = None
+        self,
+        negatives: Tensor,
+        query: Tensor,
+        positive: Tensor,
+        present: Tensor | None = None,
+        *,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """Return (B, J, D) unit vectors and bool (B, J), which of them to use."""
 
@@ -79,6 +85,7 @@ class ContrastiveLoss(nn.Module):
             ``model``.
         mixer: Makes further negatives out of the hard ones.
         queue: Documents of earlier batches; updated after each training step.
+        seed: Of the mixer's random choices.
 
     Attributes:
         statistics: Of the last call: means over rows of ``loss`` and of the positive's
@@ -97,6 +104,8 @@ class ContrastiveLoss(nn.Module):
         0.0
     """
 
+    batches_drawn: Tensor
+
     def __init__(
         self,
         model: Any = None,
@@ -113,6 +122,7 @@ class ContrastiveLoss(nn.Module):
         guide: GuideVectors | nn.Module | None = None,
         mixer: Mixer | None = None,
         queue: Queue | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -125,6 +135,8 @@ class ContrastiveLoss(nn.Module):
         self.sources = tuple(sources)
         self.mixer = mixer
         self.queue = queue
+        self.seed = seed
+        self.register_buffer("batches_drawn", torch.zeros((), dtype=torch.int64))
         # Held in a tuple so that a guide model is not trained, moved or saved with the loss.
         self._guide = (guide,)
         self.progress: float | None = None
@@ -283,9 +295,9 @@ class ContrastiveLoss(nn.Module):
         info = info or BatchInfo()
         inputs = ContrastInputs(progress=self._progress())
         if self.mixer is not None and negatives is not None:
-            unit = [nn.functional.normalize(x, dim=-1) for x in (query, document, negatives)]
+            unit = [nn.functional.normalize(x, dim=-1) for x in (negatives, query, document)]
             inputs.mixed, inputs.mixed_usable = self.mixer(
-                unit[0], unit[1], unit[2], info.negatives_present
+                *unit, info.negatives_present, generator=self._draw(query.device)
             )
         inputs.inverse_temperature = self._inverse_temperature(info, len(query), query)
         new_documents, new_keys = document.detach(), info.document_keys
@@ -304,6 +316,14 @@ class ContrastiveLoss(nn.Module):
             self.queue.enqueue(new_documents, missing if new_keys is None else new_keys)
         self._note(inputs)
         return loss
+
+    def _draw(self, device: torch.device) -> torch.Generator:
+        """Return this batch's random stream; it goes on where a saved state left off."""
+        generator = torch.Generator(device=device)
+        generator.manual_seed(self.seed * 1_000_003 + int(self.batches_drawn))
+        if self.training and torch.is_grad_enabled():
+            self.batches_drawn += 1
+        return generator
 
     def _loss_of(self, found: Columns) -> Tensor:
         self._add_masks(found)
