@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = _attach(
         "merging": "merging",
         "models": "models",
         "negatives": "negatives",
+        "reproductions": "reproductions",
         "search": "training",
         "training": "training",
     },

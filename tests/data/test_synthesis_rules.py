@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedworks.data import NEGATIVE_STRATEGIES, QUERY_STYLES, TASK_TYPES, RuleBasedGenerator
-from embedworks.data._rule_language import (
+from embedworks.data._synthesis.rule_language import (
     contradicts,
     falsified,
     headline,
@@ -18,8 +18,8 @@ from embedworks.data._rule_language import (
     paraphrased,
     question_about,
 )
-from embedworks.data._synthesizer import _parse
-from embedworks.data._text_checks import (
+from embedworks.data._synthesis.synthesizer import _parse
+from embedworks.data._synthesis.text_checks import (
     Problem,
     length,
     main_script,

@@ -131,6 +131,7 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "pair-sources": ("embedworks.data", "PAIR_SOURCES"),
     "readers": ("embedworks.data", "READERS"),
     "recipes": ("embedworks.training", "RECIPES"),
+    "reproductions": ("embedworks.reproductions", "REPRODUCTIONS"),
     "search-modes": ("embedworks.index", "SEARCH_MODES"),
     "templates": ("embedworks.data", "TEMPLATES"),
     "merge-methods": ("embedworks.merging", "MERGE_METHODS"),

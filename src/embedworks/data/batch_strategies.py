@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from embedworks._core.registry import Registry
-from embedworks.data._batch_layout import Layout, cut, stable_order
+from embedworks.data._batching.layout import Layout, cut, stable_order
 
 if TYPE_CHECKING:
     from embedworks.data.batch_settings import BatchSettings

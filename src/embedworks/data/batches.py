@@ -13,17 +13,17 @@ from typing import Self
 import numpy as np
 
 from embedworks._core.seeding import generator
-from embedworks.data._batch_draw import WeightedDraw, WeightedPool, power_shares
-from embedworks.data._batch_epoch import EpochBatches, keep_batches, split_largest
-from embedworks.data._batch_layout import Layout, join
-from embedworks.data._batch_sources import (
+from embedworks.data._batching.draw import WeightedDraw, WeightedPool, power_shares
+from embedworks.data._batching.duplicates import KeyTable, separate, spill
+from embedworks.data._batching.epoch import EpochBatches, keep_batches, split_largest
+from embedworks.data._batching.layout import Layout, join
+from embedworks.data._batching.sources import (
     Units,
     clusters_to_units,
     group_members,
     resolve_units,
     row_keys,
 )
-from embedworks.data._duplicates import KeyTable, separate, spill
 from embedworks.data.batch_settings import BatchSettings
 from embedworks.data.batch_strategies import BATCH_STRATEGIES, RowPool
 from embedworks.data.batch_summary import BatchSummary, summarize

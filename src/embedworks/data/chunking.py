@@ -9,11 +9,11 @@ from typing import Any, overload
 
 from embedworks._core.progress import track
 from embedworks._core.validation import check_in_range, check_unique
-from embedworks.data._attributes import Scalar
-from embedworks.data._html import html_sections
-from embedworks.data._markdown import markdown_sections
-from embedworks.data._python import python_sections
-from embedworks.data._rst import rst_sections
+from embedworks.data._reading.attributes import Scalar
+from embedworks.data._reading.html import html_sections
+from embedworks.data._reading.markdown import markdown_sections
+from embedworks.data._reading.python import python_sections
+from embedworks.data._reading.rst import rst_sections
 from embedworks.data._sections import SEPARATOR, Section, line_starts
 from embedworks.data._splitting import Counter, split_text
 from embedworks.data.documents import Document

@@ -12,10 +12,10 @@ from typing import Any
 
 from embedworks._core.registry import Registry, did_you_mean
 from embedworks._core.validation import check_k
-from embedworks.data._conversion_classes import GuidedSampling
-from embedworks.data._conversion_labels import binary_labels, class_examples, class_names
-from embedworks.data._conversion_pairs import claim_evidence, graded_pairs, nli
-from embedworks.data._conversion_records import (
+from embedworks.data._conversion.classes import GuidedSampling
+from embedworks.data._conversion.labels import binary_labels, class_examples, class_names
+from embedworks.data._conversion.pairs import claim_evidence, graded_pairs, nli
+from embedworks.data._conversion.records import (
     Collector,
     ConversionReport,
     Converted,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, overload
 from embedworks._core.progress import track
 from embedworks._core.registry import did_you_mean
 from embedworks._core.validation import check_in_range
-from embedworks.data._attributes import Scalar, clean_text, collect_attributes, unify_types
+from embedworks.data._reading.attributes import Scalar, clean_text, collect_attributes, unify_types
 from embedworks.data.readers import READERS, Reader, SkipFileError
 from embedworks.data.tables import Table
 from embedworks.errors import (

@@ -16,9 +16,9 @@ from typing import Any
 
 from embedworks._core.extras import require_extra
 from embedworks._core.registry import Registry
-from embedworks.data._html import html_title
-from embedworks.data._markdown import front_matter, markdown_title
-from embedworks.data._rst import rst_title
+from embedworks.data._reading.html import html_title
+from embedworks.data._reading.markdown import front_matter, markdown_title
+from embedworks.data._reading.rst import rst_title
 from embedworks.data.tables import Table, read_delimited, read_jsonl, read_parquet
 from embedworks.errors import EmbedworksError, MissingExtraError
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from embedworks._core.seeding import generator
 from embedworks._core.validation import check_choice, check_in_range
-from embedworks.data._synthesis_negatives import (
+from embedworks.data._synthesis.negatives import (
     Decision,
     Relabelled,
     make_hard_negatives,
     relabel,
 )
-from embedworks.data._synthesis_rows import (
+from embedworks.data._synthesis.rows import (
     Passage,
     Siblings,
     as_passage,
@@ -28,8 +28,8 @@ from embedworks.data._synthesis_rows import (
     provenance_of,
     texts_only,
 )
-from embedworks.data._synthesizer import Synthesizer
-from embedworks.data._text_checks import normalized
+from embedworks.data._synthesis.synthesizer import Synthesizer
+from embedworks.data._synthesis.text_checks import normalized
 from embedworks.data.chunking import Chunk
 from embedworks.data.rows import Row, RowSet
 from embedworks.data.synthesis_tasks import (

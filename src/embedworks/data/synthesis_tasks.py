@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pydantic
 
 from embedworks._core.validation import check_choice, check_in_range
-from embedworks.data._text_checks import (
+from embedworks.data._synthesis.text_checks import (
     Problem,
     copied,
     empty,

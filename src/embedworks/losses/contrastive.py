@@ -297,8 +297,9 @@ class ContrastiveLoss(nn.Module):
         if self.mixer is not None and negatives is not None:
             unit = [nn.functional.normalize(x, dim=-1) for x in (negatives, query, document)]
             inputs.mixed, inputs.mixed_usable = self.mixer(
-                *unit, info.negatives_present, generator=self._draw(query.device)
-            )
+                unit[0], unit[1], unit[2], info.negatives_present,
+                generator=self._draw(query.device),
+            )  # fmt: skip
         inputs.inverse_temperature = self._inverse_temperature(info, len(query), query)
         new_documents, new_keys = document.detach(), info.document_keys
         if self.gather_across_devices and is_distributed():

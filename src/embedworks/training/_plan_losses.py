@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from embedworks.data import RowSet
@@ -49,6 +48,7 @@ def build_loss(
     sources: Sequence[str],
     guide: GuideVectors | None = None,
     teacher: GuideVectors | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """Return the loss of a stage.
 
@@ -58,6 +58,7 @@ def build_loss(
         sources: Names of the sources, in the order of the rows' source numbers.
         guide: Vectors of the guide, if the stage has one.
         teacher: Vectors of the teacher, for soft targets over the whole batch.
+        seed: Of the mixer's draws.
 
     Raises:
         InputError: When parts do not fit together.
@@ -80,7 +81,8 @@ def build_loss(
             gather_across_devices=stage.gather_across_devices,
             sources=sources,
             guide=guide if objective.masks.guide is not None else None,
-            mixer=None if mixer is None else _Mixing(NegativeMixer(**mixer.to_dict())),
+            mixer=None if mixer is None else NegativeMixer(**mixer.to_dict()),
+            seed=seed,
             queue=queue if "queue" in objective.candidates else None,
         )
         loss.teacher = teacher if _teaches_batch(objective) else None
@@ -149,9 +151,9 @@ def check_rows(stage: StageSettings, rows: RowSet) -> None:
             raise InputError(
                 f"{where} has a teacher over the whole batch: name its model (teacher)."
             )
-        if objective.masks.same_class or objective.targets.by == "class" and (
+        if objective.masks.same_class or (objective.targets.by == "class" and (
             objective.targets.kind == "several"
-        ):
+        )):
             unlabelled = sorted({row.source for row in own if row.label is None})
             if unlabelled:
                 raise InputError(
@@ -192,21 +194,6 @@ class _TaughtLoss(ContrastiveLoss):
                 teacher_negatives=hard,
             )
         return super().contrast(query, document, negatives, info)
-
-
-class _Mixing:
-    """Calls a mixer as the objective does; its draws come from the trainer's random state."""
-
-    def __init__(self, mixer: NegativeMixer) -> None:
-        self.mixer = mixer
-
-    def __call__(
-        self, query: Tensor, positive: Tensor, negatives: Tensor, present: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        mixed = self.mixer(
-            negatives, query, positive, present, generator=torch.default_generator
-        )
-        return mixed.vectors, mixed.usable
 
 
 class _Graded(nn.Module):

@@ -122,7 +122,9 @@ def make_parts(
     _freeze(model, stage)
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    loss = build_loss(model, stage, sources=collator.sources, guide=guide, teacher=teacher)
+    loss = build_loss(
+        model, stage, sources=collator.sources, guide=guide, teacher=teacher, seed=seed
+    )
     return StageParts(model, loss, collator, batches, steps)
 
 

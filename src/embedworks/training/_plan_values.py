@@ -153,16 +153,31 @@ def differences(
     return [(".".join(path), before, after)]
 
 
-def unknown_keys(settings: type[pydantic.BaseModel], values: Any, path: str = "") -> list[str]:
-    """Return a line for every key that a settings class, or one inside it, does not have."""
+def unknown_keys(
+    settings: type[pydantic.BaseModel],
+    values: Any,
+    path: str = "",
+    *,
+    also: Mapping[type, Sequence[str]] | None = None,
+) -> list[str]:
+    """Return a line for every key that a settings class, or one inside it, does not have.
+
+    Args:
+        settings: The class.
+        values: What it is to be made from.
+        path: Where the values stand, ending with a dot.
+        also: Settings class -> keys that it reads beside its fields.
+    """
     if not isinstance(values, Mapping):
         return []
-    known = list(settings.model_fields)
+    known = [*settings.model_fields, *(also or {}).get(settings, ())]
     lines = []
     for key, value in values.items():
         where = f"{path}{key}"
         if key not in known:
             lines.append(f"{where}: not a setting here. {did_you_mean(str(key), known)}")
+            continue
+        if key not in settings.model_fields:
             continue
         inner, container = _settings_inside(settings.model_fields[key].annotation)
         if inner is None:
@@ -170,12 +185,12 @@ def unknown_keys(settings: type[pydantic.BaseModel], values: Any, path: str = ""
         if container is list and isinstance(value, list | tuple):
             for place, item in enumerate(value):
                 name = item.get("name", place) if isinstance(item, Mapping) else place
-                lines += unknown_keys(inner, item, f"{where}.{name}.")
+                lines += unknown_keys(inner, item, f"{where}.{name}.", also=also)
         elif container is dict and isinstance(value, Mapping):
             for name, item in value.items():
-                lines += unknown_keys(inner, item, f"{where}.{name}.")
+                lines += unknown_keys(inner, item, f"{where}.{name}.", also=also)
         elif container is None:
-            lines += unknown_keys(inner, value, f"{where}.")
+            lines += unknown_keys(inner, value, f"{where}.", also=also)
     return lines
 
 

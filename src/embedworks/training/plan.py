@@ -38,7 +38,7 @@ from embedworks.training._plan_values import (
     unknown_keys,
 )
 from embedworks.training.recipes import RECIPES
-from embedworks.training.sources import SourceSettings, DecontaminationSettings
+from embedworks.training.sources import DecontaminationSettings, SourceSettings
 
 __all__ = [
     "LoraSettings",
@@ -390,7 +390,7 @@ class PlanSettings(Settings):
             SettingsError: Naming each field, its value and what is allowed.
             UnknownNameError: When a name such as that of a preset is not registered.
         """
-        if lines := unknown_keys(cls, values):
+        if lines := unknown_keys(cls, values, also={ObjectiveSettings: ("preset",)}):
             raise SettingsError("\n- ".join([f"{cls.__name__} is not valid:", *lines]))
         return super().from_dict(values)
 

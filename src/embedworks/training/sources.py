@@ -23,7 +23,7 @@ from embedworks.errors import EmptyInputError, NotFoundError
 if TYPE_CHECKING:
     from embedworks.data import Chunk, RowSet
 
-__all__ = ["SourceSettings", "DecontaminationSettings", "document_chunks", "read_source"]
+__all__ = ["DecontaminationSettings", "SourceSettings", "document_chunks", "read_source"]
 
 Count = Annotated[int, Field(ge=1)]
 

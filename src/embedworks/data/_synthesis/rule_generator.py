@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embedworks.data._rule_language import (
+from embedworks.data._synthesis.rule_language import (
     contradicts,
     falsified,
     headline,
@@ -22,9 +22,9 @@ from embedworks.data._rule_language import (
     sentence_list,
     split_title,
 )
-from embedworks.data._rule_rows import make_row, make_tasks
+from embedworks.data._synthesis.rule_rows import make_row, make_tasks
+from embedworks.data._synthesis.text_checks import normalized, numbers_of
 from embedworks.data._terms import STOP_WORDS
-from embedworks.data._text_checks import normalized, numbers_of
 from embedworks.data._words import words_of
 from embedworks.data.chunking import estimate_tokens
 from embedworks.data.generators import Completion, Message

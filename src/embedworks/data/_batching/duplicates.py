@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embedworks.data._batch_layout import Layout, join
+from embedworks.data._batching.layout import Layout, join
 
 __all__ = ["KeyTable", "find_conflicts", "separate", "spill"]
 

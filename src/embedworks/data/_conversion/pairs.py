@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from embedworks._core.validation import check_choice, check_in_range
-from embedworks.data._conversion_records import Collector, Converted, RecordSource
+from embedworks.data._conversion.records import Collector, Converted, RecordSource
 from embedworks.data.rows import Row, RowInput, content_key
 from embedworks.errors import InputError
 

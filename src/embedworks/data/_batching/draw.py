@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from embedworks._core.seeding import generator
-from embedworks.data._batch_layout import Layout, ragged_positions
+from embedworks.data._batching.layout import Layout, ragged_positions
 
 __all__ = ["WeightedDraw", "WeightedPool", "allot", "power_shares", "stream_rows"]
 

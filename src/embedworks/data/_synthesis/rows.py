@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedworks._core.seeding import generator
-from embedworks.data._synthesizer import Answered, Synthesizer
-from embedworks.data._text_checks import normalized
+from embedworks.data._synthesis.synthesizer import Answered, Synthesizer
+from embedworks.data._synthesis.text_checks import normalized
 from embedworks.data.chunking import Chunk, with_title
 from embedworks.data.rows import Row, RowSet
 from embedworks.errors import InputError

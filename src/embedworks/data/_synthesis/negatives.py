@@ -9,8 +9,8 @@ from typing import Any
 
 from embedworks._core.seeding import derive_seed
 from embedworks._core.validation import check_choice, check_in_range
-from embedworks.data._synthesis_rows import Passage, Siblings, extended, is_text, nonempty
-from embedworks.data._synthesizer import Answered, Synthesizer
+from embedworks.data._synthesis.rows import Passage, Siblings, extended, is_text, nonempty
+from embedworks.data._synthesis.synthesizer import Answered, Synthesizer
 from embedworks.data.chunking import Chunk
 from embedworks.data.rows import Row, RowSet
 from embedworks.data.synthesis_tasks import (

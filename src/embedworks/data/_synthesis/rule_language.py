@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedworks.data._sentences import sentences
+from embedworks.data._synthesis.text_checks import main_script
 from embedworks.data._terms import STOP_WORDS
-from embedworks.data._text_checks import main_script
 from embedworks.data._words import word_list, words_of
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from embedworks.data._batch_layout import Layout, stable_order
+from embedworks.data._batching.layout import Layout, stable_order
 
 __all__ = ["EpochBatches", "keep_batches", "split_largest"]
 

@@ -20,9 +20,9 @@ from embedworks._core.progress import progress
 from embedworks._core.registry import did_you_mean
 from embedworks._core.seeding import derive_seed, generator
 from embedworks._core.validation import check_in_range
-from embedworks.data._synthesis_ledger import Ledger
-from embedworks.data._synthesis_report import Price, SynthesisReport
-from embedworks.data._text_checks import Problem
+from embedworks.data._synthesis.ledger import Ledger
+from embedworks.data._synthesis.report import Price, SynthesisReport
+from embedworks.data._synthesis.text_checks import Problem
 from embedworks.data.generators import Completion, Generator, Message, RequestRefusedError
 from embedworks.data.synthesis_tasks import Answer, SynthesisRequest
 from embedworks.errors import EndpointError, FormatError, InputError, UnknownNameError

@@ -9,13 +9,13 @@ import numpy as np
 
 from embedworks._core.registry import did_you_mean
 from embedworks._core.seeding import generator
-from embedworks.data._conversion_classes import (
+from embedworks.data._conversion.classes import (
     GuidedSampling,
     Members,
     draw_evenly,
     draw_guided,
 )
-from embedworks.data._conversion_records import Collector, Converted, RecordSource
+from embedworks.data._conversion.records import Collector, Converted, RecordSource
 from embedworks.data.rows import Row, content_key
 from embedworks.errors import InputError
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from embedworks._core.files import write_json, write_text
 from embedworks._core.registry import did_you_mean
-from embedworks.data import _synthesis_settings as settings_module
-from embedworks.data._synthesis_negatives import Decision, make_hard_negatives, relabel
-from embedworks.data._synthesis_report import SynthesisReport
-from embedworks.data._synthesis_rows import Passage
-from embedworks.data._synthesis_settings import SynthesisSettings
-from embedworks.data._synthesizer import Synthesizer
+from embedworks.data._synthesis import settings as settings_module
+from embedworks.data._synthesis.negatives import Decision, make_hard_negatives, relabel
+from embedworks.data._synthesis.report import SynthesisReport
+from embedworks.data._synthesis.rows import Passage
+from embedworks.data._synthesis.settings import SynthesisSettings
+from embedworks.data._synthesis.synthesizer import Synthesizer
 from embedworks.data.chunking import Chunk, chunk_documents
 from embedworks.data.documents import read_documents
 from embedworks.data.generators import Generator

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from embedworks._core.registry import did_you_mean
 from embedworks._core.settings import Settings
-from embedworks.data._rule_generator import RuleBasedGenerator
+from embedworks.data._synthesis.rule_generator import RuleBasedGenerator
 from embedworks.data.generators import Generator, OpenAIGenerator
 from embedworks.data.synthesis_tasks import NEGATIVE_STRATEGIES, QUERY_STYLES, TASK_TYPES
 from embedworks.errors import SettingsError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedworks._core.registry import did_you_mean
-from embedworks.data._batch_layout import stable_order
+from embedworks.data._batching.layout import stable_order
 from embedworks.data.batch_settings import BatchSettings
 from embedworks.data.rows import Row, RowInput, content_key
 from embedworks.errors import InputError, SettingsError, ShapeError, UnknownNameError

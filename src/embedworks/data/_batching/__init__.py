@@ -1,0 +1,1 @@
+"""How `batches` fills batches: drawing sources, laying out epochs, keeping duplicates apart."""

@@ -1,0 +1,1 @@
+"""The converters behind `conversion`, by kind of data."""

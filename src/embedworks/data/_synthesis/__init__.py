@@ -1,0 +1,1 @@
+"""The steps, ledger and rules behind `synthesis`."""
