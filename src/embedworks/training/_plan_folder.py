@@ -58,9 +58,7 @@ class PlanFolder:
         finished = (path / "metrics.json").is_file() and (path / "plan.yaml").is_file()
         unfinished = (path / "work" / "state.json").is_file()
         if path.is_dir() and any(path.iterdir()) and not (finished or unfinished):
-            raise InputError(
-                f"{path} is not empty and is not a training run: give another folder."
-            )
+            raise InputError(f"{path} is not empty and is not a training run: give another folder.")
         if resume and (finished or unfinished):
             return cls._resume(path, plan, complete=not unfinished)
         if (finished or unfinished) and not overwrite:

@@ -100,9 +100,7 @@ def build_loss(
         losses = {name: _matryoshka(model, loss, stage) for name, loss in losses.items()}
     if len(losses) == 1:
         return next(iter(losses.values()))
-    return SourceLosses(
-        losses, stage.loss_of_source, sources=sources, default=next(iter(losses))
-    )
+    return SourceLosses(losses, stage.loss_of_source, sources=sources, default=next(iter(losses)))
 
 
 def _matryoshka(model: Any, loss: nn.Module, stage: StageSettings) -> nn.Module:
@@ -127,9 +125,7 @@ def check_rows(stage: StageSettings, rows: RowSet) -> None:
         InputError: Naming the source and what it lacks.
     """
     for name, objective in stage.objectives().items():
-        own = [
-            row for row in rows if stage.loss_of_source.get(row.source, "") == name
-        ]
+        own = [row for row in rows if stage.loss_of_source.get(row.source, "") == name]
         where = f"the objective of {sorted({row.source for row in own})}"
         bare = sorted({row.source for row in own if not row.negatives})
         only_own = set(objective.candidates) == {"own_negatives"}
@@ -151,9 +147,9 @@ def check_rows(stage: StageSettings, rows: RowSet) -> None:
             raise InputError(
                 f"{where} has a teacher over the whole batch: name its model (teacher)."
             )
-        if objective.masks.same_class or (objective.targets.by == "class" and (
-            objective.targets.kind == "several"
-        )):
+        if objective.masks.same_class or (
+            objective.targets.by == "class" and (objective.targets.kind == "several")
+        ):
             unlabelled = sorted({row.source for row in own if row.label is None})
             if unlabelled:
                 raise InputError(

@@ -136,9 +136,7 @@ def stage_batches(
     if stage.losses:
         of_source = {s: stage.loss_of_source.get(s, DEFAULT_LOSS) for s in rows.sources}
         sizes = {n: loss.batch_size for n, loss in stage.losses.items() if loss.batch_size}
-        settings = settings.replace(
-            losses=of_source, batch_sizes={**settings.batch_sizes, **sizes}
-        )
+        settings = settings.replace(losses=of_source, batch_sizes={**settings.batch_sizes, **sizes})
     clusters = None
     if stage.clusters is not None:
         from embedworks._core.validation import normalize_rows
@@ -285,9 +283,7 @@ def _load_optimizer(optimizer: Any, path: Path) -> None:
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error}).") from error
     fresh = optimizer.state_dict()
-    old, new = (
-        [len(group["params"]) for group in one["param_groups"]] for one in (state, fresh)
-    )
+    old, new = ([len(group["params"]) for group in one["param_groups"]] for one in (state, fresh))
     if old != new:
         raise InputError(
             f"reset_optimizer is false, but the stage before trained {sum(old)} parameters and "

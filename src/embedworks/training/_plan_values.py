@@ -125,9 +125,7 @@ def _place(items: Sequence[Any], key: Any, *, where: str) -> int:
     raise SettingsError(f"{where}: no item {text!r} here. {did_you_mean(text, known)}")
 
 
-def differences(
-    before: Any, after: Any, path: tuple[str, ...] = ()
-) -> list[tuple[str, Any, Any]]:
+def differences(before: Any, after: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Any, Any]]:
     """Return ``(dotted path, value before, value after)`` wherever two recipes differ.
 
     Items of lists are matched by ``name`` where they have one. None stands for what is not there.

@@ -36,9 +36,7 @@ def interpolate(model: Any, start: Mapping[str, Tensor], weight: float) -> None:
     mixed = {}
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
-            parts = [
-                t.detach().float().cpu().numpy() for t in (start[name].to(tensor), tensor)
-            ]
+            parts = [t.detach().float().cpu().numpy() for t in (start[name].to(tensor), tensor)]
             merged = torch.from_numpy(linear(parts, [weight, 1.0 - weight]))
             mixed[name] = merged.to(tensor)
     model.load_state_dict(mixed, strict=False)

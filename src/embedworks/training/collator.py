@@ -283,8 +283,5 @@ def _teacher_scores(rows: Sequence[Row], chosen: Sequence[Sequence[int | None]])
     for row, picks in zip(rows, chosen, strict=True):
         scores = row.teacher_scores or ()
         lowest = min(scores)
-        lines.append(
-            [scores[0], *(lowest if pick is None else scores[1 + pick] for pick in picks)]
-        )
+        lines.append([scores[0], *(lowest if pick is None else scores[1 + pick] for pick in picks)])
     return torch.tensor(lines, dtype=torch.float32)
-

@@ -44,6 +44,7 @@ __all__ = [
     "LoraSettings",
     "LossSettings",
     "MatryoshkaSettings",
+    "MixerSettings",
     "ModelSettings",
     "PlanEvaluation",
     "PlanSettings",
@@ -404,7 +405,9 @@ class PlanSettings(Settings):
         sources = {name for stage in self.stages for name in stage.source_names}
         for name in (*self.model.prompts, *filter(None, [self.evaluation.source])):
             if name != "*" and name not in sources:
-                raise ValueError(f"no stage has a source {name!r}. {did_you_mean(name, [*sources])}")
+                raise ValueError(
+                    f"no stage has a source {name!r}. {did_you_mean(name, [*sources])}"
+                )
         return self
 
     def to_yaml_text(self) -> str:

@@ -11,9 +11,9 @@ import yaml
 
 from embedworks._core.registry import Registry
 from embedworks._core.settings import Settings
-from embedworks.errors import SettingsError
+from embedworks.errors import NotFoundError, SettingsError
 
-__all__ = ["RECIPES", "Recipe", "load_recipe"]
+__all__ = ["RECIPES", "Recipe", "load_recipe", "recipe_kind"]
 
 S = TypeVar("S", bound=Settings)
 
@@ -24,7 +24,7 @@ class Recipe:
 
     Attributes:
         name: File name without ``.yaml``.
-        kind: Which command runs it: ``"adapt"`` or ``"distill-static"``.
+        kind: What runs it: ``"adapt"``, ``"distill-static"`` or ``"plan"``.
         path: The file.
     """
 
@@ -67,3 +67,34 @@ def load_recipe(recipe: str | Path, settings: type[S]) -> S:
         return settings.from_yaml(path)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
+
+
+def recipe_kind(recipe: str | Path) -> tuple[str, Path]:
+    """Return what runs a recipe, given by name or path, and its file.
+
+    Raises:
+        UnknownNameError: When it is neither a file nor a known name.
+        NotFoundError: When there is no such file.
+        SettingsError: When the file is not YAML or does not say its kind.
+
+    Example:
+        >>> recipe_kind("static-en")[0]
+        'distill-static'
+    """
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        known = RECIPES[str(recipe)]
+        return known.kind, known.path
+    if not path.is_file():
+        raise NotFoundError(f"The recipe {path} does not exist.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if not isinstance(kind, str):
+        raise SettingsError(
+            f"{path} does not say what it is: add a line such as `kind: plan` (or adapt, "
+            "distill-static)."
+        )
+    return kind, path

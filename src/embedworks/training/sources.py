@@ -252,8 +252,7 @@ def _graded_records(chunks: Sequence[Chunk], seed: int) -> list[dict[str, Any]]:
         near = chunks[int(rng.choice(same))].text
         partners = ((" ".join(words[: len(words) // 2]), 2), (near, 1), (chunks[other].text, 0))
         records += [
-            {"sentence1": chunk.text, "sentence2": text, "score": score}
-            for text, score in partners
+            {"sentence1": chunk.text, "sentence2": text, "score": score} for text, score in partners
         ]
     if not records:
         raise EmptyInputError(
