@@ -35,7 +35,7 @@ def pairs(count):
 
     folder = Path(sysconfig.get_path("stdlib"))
     documents = read_documents(folder, include=("*.py",), exclude=("*site-packages*", "*test*"))
-    made = make_pairs(chunk_documents(documents).chunks)
+    made = make_pairs(chunk_documents(documents))
     rows = list(dict.fromkeys((p.anchor, p.positive) for p in made))
     step = max(1, len(rows) // count)
     return rows[::step][:count]

@@ -64,7 +64,7 @@ def acl_retrieval(count: int = 5000, *, queries: int = 400, seed: int) -> Retrie
     columns = ("paper_id", "title", "abstract", "year", "language", "split")
     parts: dict[str, list[Mapping[str, Any]]] = {"train": [], "dev": [], "test": []}
     seen: set[str] = set()
-    for record in _records("acl_abstracts.parquet", columns):
+    for record in read_records("acl_abstracts.parquet", columns):
         title = (record["title"] or "").strip()
         if record["language"] == "eng" and record["year"] >= 2016 and title not in seen and title:
             seen.add(title)
@@ -103,9 +103,9 @@ def cosqa_task(part: str = "test") -> RetrievalTask:
         NotFoundError: When a file is not there.
     """
     corpus = {
-        r["doc_id"]: r["code"] for r in _records("code_cosqa_corpus.parquet", ("doc_id", "code"))
+        r["doc_id"]: r["code"] for r in read_records("code_cosqa_corpus.parquet", ("doc_id", "code"))
     }
-    records = _records("code_cosqa_queries.parquet", ("query_id", "text", "doc_id"))
+    records = read_records("code_cosqa_queries.parquet", ("query_id", "text", "doc_id"))
     wanted = [r for r in records if (_share(r["query_id"]) < 1 / 3) == (part == "validation")]
     return RetrievalTask(
         f"CoSQA {part}",
@@ -133,7 +133,7 @@ def text_classes(
     texts: dict[str, list[str]] = {}
     known: set[str] = set()
     columns = ("dataset", "text", "label")
-    for record in _records("text_classification.parquet", columns):
+    for record in read_records("text_classification.parquet", columns):
         known.add(record["dataset"])
         if record["dataset"] == dataset and record["label"] != "oos" and record["text"].strip():
             texts.setdefault(record["label"], []).append(record["text"])
@@ -158,7 +158,7 @@ def stsb_graded(language: str = "en") -> GradedWorld:
     columns = ("lang", "split", "origin", "sentence1", "sentence2", "score")
     parts: dict[str, list[tuple[str, str, float]]] = {"train": [], "validation": [], "test": []}
     languages: set[str] = set()
-    records = list(_records("stsb_multi.parquet", columns))
+    records = list(read_records("stsb_multi.parquet", columns))
     tested = {(r["sentence1"], r["sentence2"]) for r in records if r["split"] == "dev"}
     for record in records:
         languages.add(record["lang"])
@@ -179,7 +179,13 @@ def stsb_graded(language: str = "en") -> GradedWorld:
     return GradedWorld("STS benchmark", rows, tuple(parts["validation"]), tuple(parts["test"]))
 
 
-def _records(name: str, columns: Sequence[str]) -> list[Mapping[str, Any]]:
+def read_records(name: str, columns: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Return the records of a file of the data folder, with the given columns.
+
+    Raises:
+        NotFoundError: When the file is not there.
+        FormatError: When it cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -123,6 +124,21 @@ class StaticStudent(_Base):
         if init == "pretrained":
             table[1:] = torch.from_numpy(self._model.table[used, :dim].copy())
         self.table = torch.nn.Parameter(table.to(device))
+
+    def copy(self) -> StaticStudent:
+        """Return a student with a table of its own, as it is now; reading texts is not repeated.
+
+        Example:
+            >>> first = StaticStudent(["red apple"], dim=8)
+            >>> second = first.copy()
+            >>> second.table.detach().zero_().sum().item(), bool(first.table.any())
+            (0.0, True)
+        """
+        import torch
+
+        twin = copy(self)
+        twin.table = torch.nn.Parameter(self.table.detach().clone())
+        return twin
 
     def _own(self, ids: np.ndarray) -> np.ndarray:
         rows = self._place[ids]

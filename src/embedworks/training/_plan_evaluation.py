@@ -13,7 +13,7 @@ from embedworks.data.templates import TaskPrompts
 from embedworks.evaluation import evaluate_run, evaluate_sts, paired_difference, parse_metric
 from embedworks.index import ExactIndex
 from embedworks.training._plan_rows import encode_inputs
-from embedworks.training.sources import document_chunks
+from embedworks.training.sources import document_chunks, existing
 
 if TYPE_CHECKING:
     from embedworks.training.plan import PlanSettings
@@ -73,7 +73,7 @@ def held_out(plan: PlanSettings, *, data_root: Path) -> HeldOut:
             questions.append(pair.anchor)
             relevant.append({place[pair.chunk_id]})
     elif wanted.rows is not None:
-        questions, relevant, corpus = _from_rows(RowSet.load(data_root / wanted.rows))
+        questions, relevant, corpus = _from_rows(RowSet.load(existing(data_root / wanted.rows)))
     return _sampled(plan, questions, relevant, corpus, _scored_pairs(plan, data_root))
 
 
@@ -104,7 +104,7 @@ def _scored_pairs(plan: PlanSettings, data_root: Path) -> list[tuple[str, str, f
         return []
     first, second, score = plan.evaluation.sts_columns
     records = read_records(
-        data_root / plan.evaluation.sts,
+        existing(data_root / plan.evaluation.sts),
         columns=[first, second, score],
         where=plan.evaluation.sts_where or None,
     )

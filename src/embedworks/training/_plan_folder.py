@@ -80,6 +80,7 @@ class PlanFolder:
     def _resume(cls, path: Path, plan: PlanSettings, *, complete: bool) -> PlanFolder:
         from embedworks.training.plan import PlanSettings, diff_plans
 
+        state: Any
         if complete:
             state = {
                 "format": _FORMAT,

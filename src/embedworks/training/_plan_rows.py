@@ -13,7 +13,7 @@ import numpy as np
 from embedworks._core.validation import normalize_rows
 from embedworks.data import Row, RowSet, content_key
 from embedworks.errors import DataWarning, EmptyInputError
-from embedworks.training.sources import read_source
+from embedworks.training.sources import existing, read_source
 
 if TYPE_CHECKING:
     from embedworks.training.plan import PlanSettings, StageSettings
@@ -83,7 +83,7 @@ def _test_texts(
     if stage.decontaminate is not None:
         texts: list[str] = []
         for file, columns in stage.decontaminate.files.items():
-            for record in read_records(data_root / file, columns=columns):
+            for record in read_records(existing(data_root / file), columns=columns):
                 texts += [str(value) for value in record.values() if value]
         if texts:
             found.append((texts, stage.decontaminate))

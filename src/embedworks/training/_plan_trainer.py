@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,14 +246,13 @@ def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return what training changes: parameters that are not frozen, and buffers that are saved."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     seen: dict[int, str] = {}
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name in frozen:
             continue
         place = tensor.data_ptr()
         if tensor.numel() and place in seen and found[seen[place]].shape == tensor.shape:
             continue  # tied to one that is there already
-        seen[place] = name
         found[name] = tensor.detach().cpu().contiguous().clone()
         seen[place] = name
     return found
@@ -326,11 +326,8 @@ def train_stage(
     steps, world = parts.steps, parts.batches.world_size
     arguments = training_arguments(parts, stage, folder=folder, seed=seed, report_to=report_to)
     objective = ObjectiveCallback(parts.loss)
-    limit = model.max_seq_length
-    if max_tokens is not None and "attention_mask" in model.preprocess(["a"]):
-        model.max_seq_length = min(max_tokens, limit or max_tokens)
     begin = time.perf_counter()
-    try:
+    with shortened(model, max_tokens):
         trainer = _PlanTrainer(
             model=model,
             args=arguments,
@@ -356,8 +353,6 @@ def train_stage(
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             history = trainer.state.log_history
-    finally:
-        model.max_seq_length = limit
     return {
         "steps": steps,
         "seconds": round(time.perf_counter() - begin, 3),
@@ -367,6 +362,20 @@ def train_stage(
             if "loss" in entry
         ],
     }
+
+
+@contextmanager
+def shortened(model: Any, max_tokens: int | None) -> Iterator[None]:
+    """Cut texts at ``max_tokens`` inside the block, where the model has a limit at all."""
+    if max_tokens is None or "attention_mask" not in model.preprocess(["a"]):
+        yield
+        return
+    limit = model.max_seq_length
+    model.max_seq_length = min(max_tokens, limit or max_tokens)
+    try:
+        yield
+    finally:
+        model.max_seq_length = limit
 
 
 def training_arguments(

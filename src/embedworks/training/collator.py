@@ -274,14 +274,15 @@ def _filler_place(row: Row) -> int:
 
 
 def _filler(row: Row) -> RowInput:
-    return (row.anchor, row.positive)[_filler_place(row)]
+    return row.anchor if _filler_place(row) == 0 else row.positive
 
 
 def _teacher_scores(rows: Sequence[Row], chosen: Sequence[Sequence[int | None]]) -> Tensor:
     """Return float (B, 1 + K); places that do not count hold the row's lowest score."""
     lines = []
     for row, picks in zip(rows, chosen, strict=True):
-        scores = row.teacher_scores or ()
+        scores = row.teacher_scores
+        assert scores is not None  # the caller has looked
         lowest = min(scores)
         lines.append([scores[0], *(lowest if pick is None else scores[1 + pick] for pick in picks)])
     return torch.tensor(lines, dtype=torch.float32)

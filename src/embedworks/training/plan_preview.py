@@ -257,7 +257,7 @@ def _time_steps(plan: PlanSettings, stage: StageSettings, rows: RowSet) -> tuple
     """Return mean seconds and tokens of a step, timed after one that warms up."""
     import tempfile
 
-    from embedworks.training._plan_trainer import make_parts
+    from embedworks.training._plan_trainer import make_parts, shortened
     from embedworks.training.stages import trainable_model
 
     stage = _without_lookups(stage)
@@ -265,21 +265,19 @@ def _time_steps(plan: PlanSettings, stage: StageSettings, rows: RowSet) -> tuple
         warnings.filterwarnings("ignore", category=DataWarning)
         model = trainable_model(plan.model.base, Path(scratch))
         parts = make_parts(model, rows, stage, settings=plan.model, seed=plan.seed)
-    limit = model.max_seq_length
-    if plan.model.max_tokens is not None and "attention_mask" in model.preprocess(["a"]):
-        model.max_seq_length = min(plan.model.max_tokens, limit or plan.model.max_tokens)
     model.train()
     seconds, tokens = [], []
     batches = parts.batches.batches()
-    for _ in range(_TIMED_STEPS + 1):
-        numbers = next(batches).tolist()
-        begin = time.perf_counter()
-        batch = parts.collator([{"row": number} for number in numbers])
-        columns, labels = collect(batch, model.device)
-        parts.loss(columns, labels).backward()
-        model.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - begin)
-        tokens.append(sum(_tokens(column) for column in columns))
+    with shortened(model, plan.model.max_tokens):
+        for _ in range(_TIMED_STEPS + 1):
+            numbers = next(batches).tolist()
+            begin = time.perf_counter()
+            batch = parts.collator([{"row": number} for number in numbers])
+            columns, labels = collect(batch, model.device)
+            parts.loss(columns, labels).backward()
+            model.zero_grad(set_to_none=True)
+            seconds.append(time.perf_counter() - begin)
+            tokens.append(sum(_tokens(column) for column in columns))
     # A tenth for the optimiser.
     return 1.1 * sum(seconds[1:]) / _TIMED_STEPS, sum(tokens[1:]) / _TIMED_STEPS
 

@@ -23,7 +23,13 @@ from embedworks.errors import EmptyInputError, NotFoundError
 if TYPE_CHECKING:
     from embedworks.data import Chunk, RowSet
 
-__all__ = ["DecontaminationSettings", "SourceSettings", "document_chunks", "read_source"]
+__all__ = [
+    "DecontaminationSettings",
+    "SourceSettings",
+    "document_chunks",
+    "existing",
+    "read_source",
+]
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -114,10 +120,10 @@ def read_source(
     from embedworks.data.conversion import convert
 
     if source.rows is not None:
-        rows = RowSet.load(data_root / source.rows)
+        rows = RowSet.load(existing(data_root / source.rows))
     elif source.file is not None:
         rows, _ = convert(
-            _existing(data_root / source.file),
+            existing(data_root / source.file),
             str(source.converter),
             where=source.where or None,
             **source.options,
@@ -164,7 +170,7 @@ def document_chunks(
             )
         )
     else:
-        found = list(read_documents(_existing(data_root / documents), show_progress=False))
+        found = list(read_documents(existing(data_root / documents), show_progress=False))
     if files is not None and len(found) > files:
         ranked = sorted(found, key=lambda d: hashlib.sha256(d.doc_id.encode()).digest())
         kept = {d.doc_id for d in ranked[:files]}
@@ -184,7 +190,12 @@ def document_chunks(
     return list(chunk_documents(found, max_tokens=chunk_tokens, show_progress=False))
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """Return a path that a recipe names.
+
+    Raises:
+        NotFoundError: When it is not there.
+    """
     if not path.exists():
         raise NotFoundError(
             f"{path} does not exist: give the folder with the recipe's data (--data-root), or run "

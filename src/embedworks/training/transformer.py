@@ -19,7 +19,12 @@ from embedworks.training.settings import TransformerSettings
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from embedworks.losses import ContrastiveLoss
+
 __all__ = ["measure_step_seconds", "train_transformer"]
+
+#: Tokens embedded at a time in training, padding included.
+_TOKENS_PER_PACK = 2048
 
 #: Files a checkpoint needs to be resumed from; one that lacks any was cut short by a kill.
 _CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -63,8 +68,6 @@ def train_transformer(
     """
     st = require_extra("sentence_transformers", extra="train", purpose="train a transformer")
     datasets = require_extra("datasets", extra="train", purpose="train a transformer")
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-
     if not anchors:
         raise EmptyInputError("There are no training pairs.")
     columns = {"anchor": list(anchors), "positive": list(positives)}
@@ -100,7 +103,7 @@ def train_transformer(
             model=model,
             args=arguments,
             train_dataset=datasets.Dataset.from_dict(columns),
-            loss=MultipleNegativesRankingLoss(model, scale=1.0 / settings.temperature),
+            loss=_loss(model, settings),
             callbacks=[],
         )
         _quiet(trainer, show=show_progress)
@@ -137,12 +140,10 @@ def measure_step_seconds(
         Mean seconds per step, with a tenth added for the optimiser.
     """
     require_extra("sentence_transformers", extra="train", purpose="train a transformer")
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-
     columns = [list(c) for c in (anchors, positives, negatives) if c is not None]
     size = settings.batch_size
     batch = [(column * (size // len(column) + 1))[:size] for column in columns]
-    loss = MultipleNegativesRankingLoss(model, scale=1.0 / settings.temperature)
+    loss = _loss(model, settings)
     limit = model.max_seq_length
     model.max_seq_length = min(settings.max_tokens, limit or settings.max_tokens)
     model.train()
@@ -164,6 +165,15 @@ def measure_step_seconds(
         model.max_seq_length = limit
         model.eval()
     return 1.1 * sum(seconds[1:]) / repeats
+
+
+def _loss(model: SentenceTransformer, settings: TransformerSettings) -> ContrastiveLoss:
+    """Return the objective; texts of similar length are embedded together."""
+    from embedworks.losses import ContrastiveLoss
+
+    return ContrastiveLoss(
+        model, temperature=settings.temperature, mini_batch_tokens=_TOKENS_PER_PACK
+    )
 
 
 def _last_whole_checkpoint(folder: Path) -> Path | None:
