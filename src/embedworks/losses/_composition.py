@@ -6,6 +6,7 @@ entries of a block's scores for a range of rows. It never holds more than such a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +16,17 @@ from embedworks.losses.batch_info import BatchInfo
 from embedworks.losses.functional import guide_threshold
 from embedworks.losses.settings import ObjectiveSettings
 
-#: Columns handled at a time inside a range of rows; their vectors stay in the cache.
-COLUMN_CHUNK = 4096
+#: Columns handled at a time inside a range of rows, by kind of device: on a CPU their vectors stay
+#: in the cache, on a GPU each chunk is a kernel that should be large.
+_COLUMNS_AT_A_TIME = {"cpu": 1024, "cuda": 1 << 16}
 NEGATIVE_INFINITY = float("-inf")
+
+
+def chunks_of(columns: Tensor) -> Iterator[slice]:
+    """Yield the ranges of columns (M, ...) that are handled at a time."""
+    step = _COLUMNS_AT_A_TIME.get(columns.device.type, _COLUMNS_AT_A_TIME["cuda"])
+    for start in range(0, len(columns), step):
+        yield slice(start, min(start + step, len(columns)))
 
 
 class Vectors:
@@ -45,8 +54,7 @@ class Vectors:
 
     def finish_gradient_(self, gradient: Tensor, factor: float | Tensor) -> Tensor:
         """Turn a gradient with respect to unit vectors into one for the raw vectors, in place."""
-        for start in range(0, len(self), COLUMN_CHUNK):
-            rows = slice(start, start + COLUMN_CHUNK)
+        for rows in chunks_of(self.raw):
             part = gradient[rows]
             if self._inverse is not None:
                 unit = self[rows]
@@ -271,8 +279,7 @@ class Composition:
         if block.side not in self._guides or threshold is None:
             return
         anchors, columns = self._guides[block.anchor][rows], self._guides[block.side]
-        for start in range(0, len(columns), COLUMN_CHUNK):
-            part = slice(start, min(start + COLUMN_CHUNK, len(columns)))
+        for part in chunks_of(columns.raw):
             struck = anchors @ columns[part].T > threshold[:, None]
             x[:, part].masked_fill_(struck, NEGATIVE_INFINITY)
 
@@ -281,8 +288,7 @@ class Composition:
         if similar is None or bound is None:
             return
         positives, columns = similar["document"][rows], similar[block.side]
-        for start in range(0, len(columns), COLUMN_CHUNK):
-            part = slice(start, min(start + COLUMN_CHUNK, len(columns)))
+        for part in chunks_of(columns.raw):
             x[:, part].masked_fill_(positives @ columns[part].T > bound, NEGATIVE_INFINITY)
 
     def guide_limits(self, rows: slice) -> Tensor | None:

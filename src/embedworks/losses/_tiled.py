@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from embedworks.losses._composition import (
-    COLUMN_CHUNK,
     NEGATIVE_INFINITY,
     WEIGHTED,
     Block,
     Composition,
     Vectors,
+    chunks_of,
 )
 from embedworks.losses.functional import focal_weights, graded_targets
 from embedworks.losses.settings import ObjectiveSettings
@@ -360,8 +360,7 @@ class _Worker:
         raw = weighed and (kind == "progressive" or bool((scale <= 0).any()))
         x = self._buffer(number, len(tau), len(columns), tau)
         anchor = sides[block.anchor] if raw else sides[block.anchor] * scale[:, None]
-        for start in range(0, len(columns), COLUMN_CHUNK):
-            part = slice(start, min(start + COLUMN_CHUNK, len(columns)))
+        for part in chunks_of(columns.raw):
             torch.mm(anchor, columns[part].T, out=x[:, part])
         hits: tuple[Tensor, Tensor, Tensor] | None = None
         if block.positives is not None:
@@ -460,8 +459,7 @@ class _Worker:
         anchor = sides[block.anchor]
         pulled = torch.zeros_like(anchor)
         pushed = anchor * (factor * slope)[:, None]
-        for start in range(0, len(columns), COLUMN_CHUNK):
-            part = slice(start, min(start + COLUMN_CHUNK, len(columns)))
+        for part in chunks_of(columns.raw):
             pulled.addmm_(share[:, part], columns[part])
             if block.side in self.grads:
                 self.grads[block.side][part].addmm_(share[:, part].T, pushed)
