@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
+
+import torch
 
 from embedworks.data import Row, RowSet, content_key
 from embedworks.data.templates import FewShotTemplate, TaskPrompt, TaskPrompts
@@ -115,9 +118,7 @@ def test_drawn_examples_depend_on_the_batch_alone():
 
     def shown(places, seed=0):
         recorder = Recorder()
-        collator = RowCollator(
-            rows, recorder, prompts=prompts, drawn_examples={"qa": 2}, seed=seed
-        )
+        collator = RowCollator(rows, recorder, prompts=prompts, drawn_examples={"qa": 2}, seed=seed)
         collator([{"row": place} for place in places])
         # Counting tokens calls the preprocessing with one text each.
         return recorder.calls[-2][0]
@@ -161,7 +162,7 @@ def test_it_works_in_the_plain_trainer(transformer_folder, tmp_path):
     from embedworks.data import BatchPlan, BatchSettings, PlanSampler
     from embedworks.losses import ContrastiveLoss
     from embedworks.models import load
-    from embedworks.training import ObjectiveCallback
+    from embedworks.training import JournalCallback, ObjectiveCallback
 
     rows = RowSet(
         Row(f"read file {i}", f"open archive {i}", (f"close {i}",) * (i % 2)) for i in range(24)
@@ -185,9 +186,9 @@ def test_it_works_in_the_plain_trainer(transformer_folder, tmp_path):
         train_dataset=datasets.Dataset.from_dict({"row": range(len(rows))}),
         loss=loss,
         data_collator=RowCollator(rows, model.preprocess),
-        callbacks=[ObjectiveCallback(loss)],
+        callbacks=[ObjectiveCallback(loss), JournalCallback(tmp_path / "log.jsonl")],
     )
     trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"probability", "alone", "temperature"} <= set(logged[0])
     assert loss.progress == pytest.approx(5 / 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -137,6 +138,8 @@ def _run(
     result = train_plan(
         plan, out, data_root=root, resume=resume, overwrite=overwrite, report_to=report_to
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes reports
     if as_json:
         emit_json(result.to_dict())
         return

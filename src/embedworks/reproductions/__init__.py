@@ -59,6 +59,7 @@ __getattr__, __dir__, __all__ = _attach(
         "stsb_graded": "real_data",
         "text_classes": "real_data",
         "train_student": "loop",
+        "two_classes": "blends",
         "v_measure": "scores",
         "with_mismatches": "worlds",
         "write_pages": "pages",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from embedworks.errors import UnknownNameError
 from embedworks.evaluation import RetrievalTask
 from embedworks.negatives import DenseRetriever, Miner
 from embedworks.reproductions.framework import Outcome
-from embedworks.reproductions.real_data import read_records, text_classes
+from embedworks.reproductions.real_data import data_file, read_records, text_classes
 from embedworks.reproductions.scores import knn_hits, retrieval_outcome
 from embedworks.reproductions.worlds import ClassWorld, RetrievalWorld
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from embedworks.reproductions.students import Student
 
-__all__ = ["Blend", "class_rows", "pair_retrieval", "planned_batches", "real_blend"]
+__all__ = ["Blend", "class_rows", "pair_retrieval", "planned_batches", "real_blend", "two_classes"]
 
 _Pairs = Callable[[Mapping[str, Any]], tuple[str, str]]
 
@@ -86,21 +87,11 @@ def pair_retrieval(
     if dataset not in _PAIR_SETS:
         hint = did_you_mean(dataset, list(_PAIR_SETS))
         raise UnknownNameError(f"There are no pairs {dataset!r}. {hint}")
-    name, columns, read = _PAIR_SETS[dataset]
-    pairs: list[tuple[str, str]] = []
-    first: set[str] = set()
-    second: set[str] = set()
-    for query, document in map(read, read_records(name, columns)):
-        if query and document and query not in first and document not in second:
-            first.add(query)
-            second.add(document)
-            pairs.append((query, document))
+    pairs = _pairs(dataset, data_file(_PAIR_SETS[dataset][0]))
     order = generator(0, "pairs", dataset).permutation(len(pairs))
     validation, test, rest = np.split(order, [documents, 2 * documents])
     drawn = generator(seed, "pair sample", dataset).permutation(rest)[:count]
-    rows = RowSet(
-        Row(*pairs[int(i)], source=dataset, positive_id=f"{dataset}:{i}") for i in drawn
-    )
+    rows = RowSet(Row(*pairs[int(i)], source=dataset, positive_id=f"{dataset}:{i}") for i in drawn)
 
     def task(part: str, places: np.ndarray) -> RetrievalTask:
         corpus = {f"{dataset}:{i}": pairs[int(i)][1] for i in places}
@@ -115,6 +106,21 @@ def pair_retrieval(
         {content_key(row.anchor): str(row.positive_id) for row in rows},
         {content_key(row.positive): str(row.positive_id) for row in rows},
     )
+
+
+@lru_cache(maxsize=8)
+def _pairs(dataset: str, path: Path) -> tuple[tuple[str, str], ...]:
+    """Return a set's pairs; each query and each document occurs once. The file is read once."""
+    _, columns, read = _PAIR_SETS[dataset]
+    pairs: list[tuple[str, str]] = []
+    first: set[str] = set()
+    second: set[str] = set()
+    for query, document in map(read, read_records(path.name, columns)):
+        if query and document and query not in first and document not in second:
+            first.add(query)
+            second.add(document)
+            pairs.append((query, document))
+    return tuple(pairs)
 
 
 def class_rows(world: ClassWorld, count: int, *, negatives: int, seed: int) -> RowSet:
@@ -256,10 +262,10 @@ def real_blend(
     Args:
         rows: Training rows per retrieval set, and about as many texts per class set.
         retrieval: Names for `pair_retrieval`.
-        few: Names for `text_classes`, with few classes.
-        many: The same, with many.
+        few: Names for `two_classes`.
+        many: Names for `text_classes`, with many classes.
         documents: Documents searched per retrieval set.
-        queries: Questions per retrieval set, and most test texts per class set.
+        queries: Questions per retrieval set; sets of many classes have twice as many test texts.
         seed: Seed of the training samples.
 
     Raises:
@@ -267,24 +273,48 @@ def real_blend(
         UnknownNameError: When there is no such set.
     """
 
-    def some(world: ClassWorld) -> ClassWorld:
-        parts = {}
-        for part, size in (("validation", queries), ("test", 2 * queries)):
-            texts = world.part(part)
-            places = generator(0, "blend", world.name, part).permutation(len(texts))[:size]
-            parts[part] = tuple(texts[int(i)] for i in sorted(places))
-        return replace(world, **parts)
+    def some(world: ClassWorld, part: str, size: int) -> tuple[tuple[str, str], ...]:
+        texts = world.part(part)
+        places = generator(0, "blend", world.name, part).permutation(len(texts))[:size]
+        return tuple(texts[int(i)] for i in sorted(places))
 
-    # Three fifths of the texts of a class are for training.
-    per_class = max(8, round(rows / 2 / 0.6))
+    full = (text_classes(name, per_class=40, seed=seed) for name in many)
     return Blend(
         tuple(
             pair_retrieval(name, rows, documents=documents, queries=queries, seed=seed)
             for name in retrieval
         ),
-        tuple(some(text_classes(name, per_class=per_class, seed=seed)) for name in few),
-        tuple(some(text_classes(name, per_class=40, seed=seed)) for name in many),
+        tuple(two_classes(name, rows, seed=seed) for name in few),
+        tuple(
+            replace(
+                world,
+                validation=some(world, "validation", queries),
+                test=some(world, "test", 2 * queries),
+            )
+            for world in full
+        ),
     )
+
+
+def two_classes(name: str, texts: int, *, seed: int) -> ClassWorld:
+    """Return a set of two classes with few texts to train on and about a thousand to test.
+
+    Args:
+        name: ``"subjectivity"``, ``"sentence_polarity"`` or ``"pros_cons"``.
+        texts: Training texts.
+        seed: Seed of the training sample.
+
+    Raises:
+        NotFoundError: When the file is not there.
+        UnknownNameError: When there is no such set.
+    """
+    world = text_classes(name, classes=2, per_class=2000, seed=seed)
+    train = [
+        pair
+        for label in world.labels
+        for pair in [pair for pair in world.train if pair[1] == label][: max(2, texts // 2)]
+    ]
+    return replace(world, train=tuple(train))
 
 
 def planned_batches(

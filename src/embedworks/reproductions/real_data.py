@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def cosqa_task(part: str = "test") -> RetrievalTask:
         NotFoundError: When a file is not there.
     """
     corpus = {
-        r["doc_id"]: r["code"] for r in read_records("code_cosqa_corpus.parquet", ("doc_id", "code"))
+        r["doc_id"]: r["code"]
+        for r in read_records("code_cosqa_corpus.parquet", ("doc_id", "code"))
     }
     records = read_records("code_cosqa_queries.parquet", ("query_id", "text", "doc_id"))
     wanted = [r for r in records if (_share(r["query_id"]) < 1 / 3) == (part == "validation")]
@@ -130,19 +132,25 @@ def text_classes(
         NotFoundError: When ``text_classification.parquet`` is not there.
         UnknownNameError: When it has no such data set.
     """
-    texts: dict[str, list[str]] = {}
-    known: set[str] = set()
-    columns = ("dataset", "text", "label")
-    for record in read_records("text_classification.parquet", columns):
-        known.add(record["dataset"])
-        if record["dataset"] == dataset and record["label"] != "oos" and record["text"].strip():
-            texts.setdefault(record["label"], []).append(record["text"])
-    if not texts:
-        raise UnknownNameError(f"No data set {dataset!r}. {did_you_mean(dataset, sorted(known))}")
+    found = _labelled_texts(data_file("text_classification.parquet"))
+    if dataset not in found:
+        raise UnknownNameError(f"No data set {dataset!r}. {did_you_mean(dataset, sorted(found))}")
+    texts = found[dataset]
     labels = {label: label.replace("_", " ") for label in texts}
     return class_world(
         dataset, texts, classes=classes, per_class=per_class, label_texts=labels, seed=seed
     )
+
+
+@lru_cache(maxsize=1)
+def _labelled_texts(path: Path) -> dict[str, dict[str, list[str]]]:
+    """Return data set -> label -> texts; the file is read once."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for record in read_records(path.name, ("dataset", "text", "label")):
+        if record["label"] != "oos" and record["text"].strip():
+            own = found.setdefault(record["dataset"], {})
+            own.setdefault(record["label"], []).append(record["text"])
+    return found
 
 
 def stsb_graded(language: str = "en") -> GradedWorld:

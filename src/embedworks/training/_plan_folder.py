@@ -78,7 +78,8 @@ class PlanFolder:
 
     @classmethod
     def _resume(cls, path: Path, plan: PlanSettings, *, complete: bool) -> PlanFolder:
-        from embedworks.training.plan import PlanSettings, diff_plans
+        from embedworks.training.plan import PlanSettings
+        from embedworks.training.plan_files import diff_plans
 
         state: Any
         if complete:

@@ -6,6 +6,7 @@ Knows a model, rows and a stage's settings; nothing of run folders or recipes' s
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -108,6 +109,10 @@ def make_parts(
                 f"stage {stage.name!r} wants {per_row} negatives per row, but no row has any: "
                 "mine some (negatives.mine), or leave per_row out."
             )
+    query_tokens = settings.max_query_tokens
+    limit = model.max_seq_length
+    if query_tokens is not None and limit is not None and math.isfinite(limit):
+        query_tokens = min(query_tokens, int(limit))
     collator = RowCollator(
         rows,
         model.preprocess,
@@ -115,7 +120,7 @@ def make_parts(
         negatives=wanted,
         groups=groups,
         missing=stage.negatives.missing,
-        max_query_tokens=settings.max_query_tokens,
+        max_query_tokens=query_tokens,
         drawn_examples={source: most for source, most in drawn.items() if most},
         seed=seed,
     )
@@ -145,7 +150,7 @@ def stage_batches(
         from embedworks.training._plan_rows import encode_inputs
 
         vectors = normalize_rows(encode_inputs(model, [row.anchor for row in rows]))
-        clusters = balanced_kmeans(vectors, stage.clusters, seed=seed).labels
+        clusters = balanced_kmeans(vectors, stage.clusters, seed=seed).of_row
     return BatchPlan(
         rows,
         settings,
@@ -412,4 +417,5 @@ def training_arguments(
         report_to=list(report_to),
         dataloader_pin_memory=False,
         remove_unused_columns=False,
+        use_cpu=parts.model.device.type == "cpu",
     )

@@ -101,7 +101,7 @@ def _set(owner: Any, keys: list[str], value: Any, before: list[str]) -> None:
     if not rest:
         owner[key] = copy.deepcopy(value)
         return
-    if not isinstance(owner.get(key), dict | list):
+    if owner.get(key) is None:
         owner[key] = {}
     _set(owner[key], rest, value, [*before, key])
 

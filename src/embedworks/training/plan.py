@@ -1,4 +1,4 @@
-"""The settings of a staged plan: a recipe file read, checked, compared and written back exactly.
+"""The settings of a staged plan: checked as a whole, written back exactly.
 
 A recipe of ``kind: plan`` holds the published values; under ``scales`` it may hold changes that
 make it smaller. Knows no tensors and reads no data.
@@ -7,9 +7,7 @@ make it smaller. Knows no tensors and reads no data.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -27,17 +25,10 @@ from embedworks.data.templates import (
     TaskPrompt,
     TaskPrompts,
 )
-from embedworks.errors import NotFoundError, SettingsError
+from embedworks.errors import SettingsError
 from embedworks.losses import OBJECTIVES, ObjectiveSettings
 from embedworks.negatives import MinerSettings
-from embedworks.training._plan_values import (
-    differences,
-    overlay,
-    parse_assignment,
-    set_path,
-    unknown_keys,
-)
-from embedworks.training.recipes import RECIPES
+from embedworks.training._plan_values import overlay, unknown_keys
 from embedworks.training.sources import DecontaminationSettings, SourceSettings
 
 __all__ = [
@@ -49,18 +40,13 @@ __all__ = [
     "PlanEvaluation",
     "PlanSettings",
     "PromptSettings",
-    "RecipeChange",
     "StageNegatives",
     "StageSettings",
-    "diff_plans",
-    "load_plan",
 ]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-
-_MAX_RECIPE_BYTES = 1_000_000
 
 
 def _preset(value: Any) -> Any:
@@ -213,7 +199,7 @@ class StageSettings(Settings):
     """One stage: what is learned from, by which objective, for how long."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
-    data: Annotated[tuple[SourceSettings, ...], Field(min_length=1)]
+    data: tuple[SourceSettings, ...]
     decontaminate: DecontaminationSettings | None = None
     """Drop rows too close to test texts; the plan's own held-out questions always count."""
     objective: Objective = ObjectiveSettings()
@@ -284,6 +270,8 @@ def _stage_problems(stage: StageSettings) -> list[str]:
     """Return what does not fit together in a stage."""
     found = []
     names = stage.source_names
+    if not names:
+        found.append("data is empty: name at least one source")
     if len(set(names)) != len(names):
         found.append(f"source names must differ, got {list(names)}")
     if (stage.steps is None) == (stage.epochs is None):
@@ -380,7 +368,7 @@ class PlanSettings(Settings):
     holdout: Share = 0.1
     """Share of the documents that evaluation keeps to itself."""
     model: ModelSettings = ModelSettings()
-    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)]
+    stages: tuple[StageSettings, ...]
     evaluation: PlanEvaluation = PlanEvaluation()
 
     @classmethod
@@ -398,6 +386,8 @@ class PlanSettings(Settings):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [stage.name for stage in self.stages]
+        if not names:
+            raise ValueError("stages is empty: a plan needs at least one")
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ, got {names}")
         if not self.stages[0].reset_optimizer:
@@ -413,94 +403,3 @@ class PlanSettings(Settings):
     def to_yaml_text(self) -> str:
         """Return the settings as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
-
-
-def load_plan(
-    recipe: str | Path | Mapping[str, Any],
-    *,
-    scale: str | None = None,
-    changes: Sequence[str] = (),
-) -> PlanSettings:
-    """Read a plan by the recipe's name, its path, or as values.
-
-    Args:
-        recipe: Name from `RECIPES`, YAML file, or a mapping with the same content.
-        scale: One of the recipe's ``scales``; None or ``full`` takes the values as written.
-        changes: ``key=value`` with dotted keys, such as ``stages.0.steps=20``; ``*`` stands for
-            every stage.
-
-    Raises:
-        UnknownNameError: When there is no such recipe.
-        NotFoundError: When there is no such file.
-        SettingsError: When the recipe, the scale or a change is not valid.
-
-    Example:
-        >>> load_plan("gistembed", scale="mini", changes=["stages.*.steps=5"]).stages[0].steps
-        5
-    """
-    values = dict(recipe) if isinstance(recipe, Mapping) else _read(recipe)
-    kind = values.get("kind", "plan")
-    if kind != "plan":
-        raise SettingsError(f"this recipe is of kind {kind!r}, not a plan.")
-    scales = values.pop("scales", None) or {}
-    if not isinstance(scales, Mapping):
-        raise SettingsError(f"scales must map a name to changes, got {scales!r:.60}.")
-    known = list(dict.fromkeys(["full", *scales]))
-    if scale is not None and scale not in known:
-        raise SettingsError(f"the recipe has no scale {scale!r}. {did_you_mean(scale, known)}")
-    if scale is not None:
-        values = overlay(values, scales.get(scale) or {})
-    for text in changes:
-        keys, value = parse_assignment(text)
-        set_path(values, keys, value)
-    try:
-        return PlanSettings.from_dict(values)
-    except SettingsError as error:
-        name = values.get("name", "") if isinstance(recipe, Mapping) else recipe
-        raise SettingsError(f"{name}: {error}") from error
-
-
-def _read(recipe: str | Path) -> dict[str, Any]:
-    path = Path(recipe)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
-        path = RECIPES[str(recipe)].path
-    if not path.is_file():
-        raise NotFoundError(f"The recipe {path} does not exist.")
-    if path.stat().st_size > _MAX_RECIPE_BYTES:
-        raise SettingsError(f"{path} is larger than 1 MB: this is not a recipe.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} must hold a mapping of settings.")
-    return values
-
-
-@dataclass(frozen=True)
-class RecipeChange:
-    """One value in which two recipes differ; None stands for what is not there."""
-
-    path: str
-    before: Any
-    after: Any
-
-    def __str__(self) -> str:
-        return f"{self.path}: {_short(self.before)} -> {_short(self.after)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def diff_plans(before: PlanSettings, after: PlanSettings) -> list[RecipeChange]:
-    """Return every value in which two plans differ; stages and sources are matched by name.
-
-    Example:
-        >>> small = load_plan("gistembed", scale="mini")
-        >>> changed = load_plan("gistembed", scale="mini", changes=["seed=3"])
-        >>> [str(change) for change in diff_plans(small, changed)]
-        ['seed: 0 -> 3']
-    """
-    return [RecipeChange(*found) for found in differences(before.to_dict(), after.to_dict())]

@@ -257,6 +257,7 @@ def _time_steps(plan: PlanSettings, stage: StageSettings, rows: RowSet) -> tuple
     """Return mean seconds and tokens of a step, timed after one that warms up."""
     import tempfile
 
+    from embedworks.losses import ContrastiveLoss
     from embedworks.training._plan_trainer import make_parts, shortened
     from embedworks.training.stages import trainable_model
 
@@ -266,9 +267,13 @@ def _time_steps(plan: PlanSettings, stage: StageSettings, rows: RowSet) -> tuple
         model = trainable_model(plan.model.base, Path(scratch))
         parts = make_parts(model, rows, stage, settings=plan.model, seed=plan.seed)
     model.train()
+    for objective in parts.loss.modules():
+        if isinstance(objective, ContrastiveLoss):
+            objective.set_progress(0.0)
     seconds, tokens = [], []
     batches = parts.batches.batches()
-    with shortened(model, plan.model.max_tokens):
+    with shortened(model, plan.model.max_tokens), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DataWarning)
         for _ in range(_TIMED_STEPS + 1):
             numbers = next(batches).tolist()
             begin = time.perf_counter()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from embedworks._core.extras import require_extra
 from embedworks._core.files import atomic_directory, read_json, write_json, write_text
 from embedworks.data import RowSet
 from embedworks.errors import EmbedworksError
-from embedworks.training.plan import PlanSettings, StageSettings, load_plan
+from embedworks.training.plan import PlanSettings, StageSettings
+from embedworks.training.plan_files import load_plan
 
 if TYPE_CHECKING:
     from embedworks.training._plan_evaluation import HeldOut
@@ -138,7 +140,8 @@ def train_plan(
             tuple(callbacks),
         )  # fmt: skip
         try:
-            job.run()
+            with _without_shard_bars():
+                job.run()
         except EmbedworksError:
             # A mistake found before anything was done leaves nothing behind to resume.
             if processes.is_main and not folder.state["done"]:
@@ -146,6 +149,20 @@ def train_plan(
             raise
     metrics = read_json(folder.path / "metrics.json")
     return PlanResult(folder.path, metrics, metrics["seconds"])
+
+
+@contextmanager
+def _without_shard_bars() -> Iterator[None]:
+    """Keep transformers from showing a bar for every file of weights it reads or writes."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 class _Processes:
@@ -156,9 +173,11 @@ class _Processes:
         self.rank = int(os.environ.get("RANK", "0"))
         self._state: Any = None
         if self.world > 1:
+            import torch
             from accelerate import PartialState
 
-            self._state = PartialState()
+            # Without this, processes on CPUs would not know of each other.
+            self._state = PartialState(cpu=not torch.cuda.is_available())
 
     @property
     def is_main(self) -> bool:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ENTRIES", "mined_world", "positive_probability"]
 
-PAPER = "KaLM-Embedding-V2: Superior Training Techniques and Data Inspire A Versatile Embedding"
+PAPER = (
+    "KaLM-Embedding-V2: Superior Training Techniques and Data Inspire A Versatile Embedding Model"
+)
 ARXIV = "2506.20923"
 
 

@@ -105,8 +105,11 @@ ENTRIES = (
             Comparison.between("two stages", "single own", _ALL),
             Comparison.between("two stages", "reversed", _ALL),
             Comparison.between(
-                "single in-batch, class mask", "single in-batch", _FEW,
-                name="same-class negatives are the cause", falsifies=False,
+                "single in-batch, class mask",
+                "single in-batch",
+                _FEW,
+                name="same-class negatives are the cause",
+                falsifies=False,
             ),
         ),
         secondary=(
@@ -119,12 +122,17 @@ ENTRIES = (
             Comparison.between("two stages", "single in-batch, class mask", "average"),
         ),
         run=_run,
-        seeds=5,
+        seeds=4,
         tuning=Tuning({"lr": (1e-3, 3e-3, 1e-2)}, metric="average"),
         scales={
             "mini": {
-                "rows": 900, "negatives": 3, "batch": 64, "steps": 120, "dim": 128,
-                "documents": 500, "queries": 250,
+                "rows": 900,
+                "negatives": 3,
+                "batch": 64,
+                "steps": 240,
+                "dim": 128,
+                "documents": 500,
+                "queries": 250,
             },
         },
         setup="Real texts. Retrieval: photo captions by another person (Multi30k), the words of a "
