@@ -119,7 +119,7 @@ def test_a_very_small_run(entry, tmp_path):
     settings = {"rows": 60, "batch": 12, "steps": 2, "dim": 8, "temperature": 0.05}
     small = replace(
         entry,
-        arms=entry.arms[:6],
+        arms=entry.arms[:5],
         secondary=(),
         scales={"mini": settings},
         seeds=2,

@@ -47,6 +47,8 @@ def test_only_public_names_of_other_rooms_are_used():
             module = importlib.import_module(node.module)
             public = set(getattr(module, "__all__", ()))
             too_deep = len(parts) > 2
+            if entry and parts[2:3] == ["papers"]:
+                continue  # entries of one paper share their worlds
             for alias in node.names:
                 if core or too_deep or alias.name not in public:
                     wrong.append(f"{path.name}: from {node.module} import {alias.name}")

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
         "AdapterStudent": "students",
+        "Annotate": "loop",
         "Arm": "framework",
         "ArmSummary": "results",
         "Blend": "blends",
