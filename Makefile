@@ -45,6 +45,8 @@ bench: setup ## Run the benchmarks (minutes); results go to benchmarks/results/
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/static_encode.py
 	$(BIN)/python benchmarks/adapt_speed.py
+	$(BIN)/python benchmarks/objective.py
+	$(BIN)/python benchmarks/contrastive_step.py
 
 clean: ## Remove .venv, caches and run folders
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis site runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from reproductions.tiny_entries import run_tiny
 
 from embedworks.reproductions import ClassWorld
@@ -35,6 +36,7 @@ def test_rows_of_every_form_have_the_same_queries_and_only_seen_classes():
     assert sum(named) == len(named) // 2
 
 
+@pytest.mark.slow
 def test_the_entry_runs(data_root, tmp_path):
     tiny = {"per_class": 8, "negatives": 2, "batch": 12, "steps": 3, "dim": 16}
     assert run_tiny(ENTRIES[0], tiny, tmp_path).seeds == (0, 1)

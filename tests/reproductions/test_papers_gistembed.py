@@ -43,6 +43,7 @@ def batch(world):
     return sorted(world.train, key=world.family)[:24]
 
 
+@pytest.mark.slow
 def test_a_random_mask_drops_as_many_in_the_same_pattern(world, guide, batch):
     own = guide(batch)
     other = strangers_guide(guide, seed=0)(batch)
@@ -114,6 +115,7 @@ def test_a_guide_that_knows_the_truth_is_the_oracle(world, batch):
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", [ENTRY, TUNED])
 def test_a_very_small_run(entry, tmp_path):
     settings = {"rows": 60, "batch": 12, "steps": 2, "dim": 8, "temperature": 0.05}

@@ -53,6 +53,7 @@ def test_steps_are_shortened_by_the_last_factor():
     assert torch.allclose(student.table, before + 1.25, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_entry_runs(tmp_path):
     tiny = {"rows": 60, "negatives": 2, "batch": 12, "steps": 5}
     assert run_tiny(ENTRIES[0], tiny, tmp_path).seeds == (0, 1)

@@ -25,6 +25,7 @@ def test_strangers_move_queries_and_documents_alike():
     assert not torch.equal(moved, torch.arange(9.0))
 
 
+@pytest.mark.slow
 def test_the_entry_runs(tmp_path):
     tiny = {"rows": 60, "batch": 12, "steps": 3, "teacher": "static"}
     assert run_tiny(ENTRIES[0], tiny, tmp_path).seeds == (0, 1)

@@ -64,6 +64,7 @@ def test_hardness_is_counted_as_by_hand():
     assert found["above the positive"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_entry_runs(tmp_path):
     tiny = {"rows": 60, "negatives": 3, "batch": 12, "steps": 3}
     assert run_tiny(ENTRIES[0], tiny, tmp_path).seeds == (0, 1)

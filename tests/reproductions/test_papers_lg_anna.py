@@ -43,6 +43,7 @@ def test_the_share_is_counted_as_by_hand(world):
     assert false_negative_share(world, rows) == pytest.approx(1 / 4)
 
 
+@pytest.mark.slow
 def test_the_entry_runs(tmp_path):
     tiny = {"rows": 60, "negatives": 2, "batch": 12, "steps": 3}
     assert run_tiny(ENTRIES[0], tiny, tmp_path).seeds == (0, 1)

@@ -33,6 +33,7 @@ def test_scores_are_cosines_of_positive_and_negatives_in_order():
         assert np.allclose(row.teacher_scores, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_entry_runs(tmp_path):
     tiny = {"rows": 60, "negatives": 2, "batch": 12, "steps": 3, "teacher_steps": 3}
     assert run_tiny(ENTRIES[0], tiny, tmp_path).seeds == (0, 1)

@@ -256,10 +256,10 @@ ENTRIES = (
             "to 5 over the first 80 % of the steps, falls in mirror image, or stays. The random "
             "arm computes the weights of the rising schedule and then permutes them within each "
             "row.\n\n"
-            "Learning rate and temperature are chosen for each arm from the same twelve points with "
-            "30 % noise, on validation modules under a seed of its own. A temperature of their own "
-            "matters: weights act like a lower temperature for hard negatives, and an arm without "
-            "weights may simply choose one."
+            "Learning rate and temperature are chosen for each arm from the same twelve points "
+            "with 30 % noise, on validation modules under a seed of its own. A temperature of "
+            "their own matters: weights act like a lower temperature for hard negatives, and an "
+            "arm without weights may simply choose one."
         ),
         limits=(
             "The paper states 80,000 negatives, more than 100 M pairs and attention that changes; "

@@ -312,8 +312,8 @@ ENTRIES = (
             "documents by the student as it is at that step. The random mask drops as many as the "
             "mask would, with the rows of the batch renamed; the oracle knows the families. "
             "Weights are constants in the gradient.\n\n"
-            "Learning rate and temperature are chosen for each arm from the same fifteen points, on "
-            "validation modules under a seed of its own. Precision and recall of a mask are "
+            "Learning rate and temperature are chosen for each arm from the same fifteen points, "
+            "on validation modules under a seed of its own. Precision and recall of a mask are "
             "counted over the second half of the training. Arms called hot train at three times "
             "their tuned rate."
         ),
