@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from embedworks.data import Row
-    from embedworks.reproductions.loop import Annotate
+    from embedworks.reproductions import Annotate
 
 __all__ = ["ENTRIES", "MaskWatch", "family_ids", "guided_away", "strangers_guide"]
 
