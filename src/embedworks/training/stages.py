@@ -296,6 +296,7 @@ class _Job:
         from embedworks.training._plan_trainer import make_parts, train_stage
         from embedworks.training._plan_weights import interpolate, merge_adapters
 
+        begin = time.perf_counter()
         folder = self.folder.work / stage.name
         rows = RowSet.load(folder / "rows.parquet")
         model = self._trainable(place)
@@ -329,13 +330,12 @@ class _Job:
             callbacks=self.callbacks,
         )
         if self.processes.is_main:
-            begin = time.perf_counter()
             merge_adapters(model)
             if stage.start_weight > 0:
                 interpolate(model, start, stage.start_weight)
             save(model, folder / "model")
             self._keep_optimizer(place, folder)
-            done["seconds"] = round(done["seconds"] + time.perf_counter() - begin, 3)
+            done["seconds"] = round(time.perf_counter() - begin, 3)
             self.folder.finish_step(f"{stage.name}/model", done)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         self._share()
