@@ -47,7 +47,9 @@ def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def without_dropout(model):
+def exact(model):
+    """Return the model in float64 and without dropout: what is equal stays equal on any machine."""
+    model = model.double()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -68,7 +70,7 @@ LIMITS = [
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize("name", ["infonce", "gte", "nemotron", "kalm", "peg"])
 def test_packs_and_cached_gradients_change_nothing(model, limits, name):
-    model = without_dropout(model)
+    model = exact(model)
     features = features_of(model, ANCHORS, POSITIVES, NEGATIVES)
     results = []
     for options in ({}, limits):
@@ -78,10 +80,10 @@ def test_packs_and_cached_gradients_change_nothing(model, limits, name):
         value = loss(copy.deepcopy(features))
         (2.0 * value).backward()
         results.append((value.detach(), gradients(model)))
-    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-9, rtol=1e-7)
     assert results[0][1].keys() == results[1][1].keys()
     for key, gradient in results[0][1].items():
-        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-9, rtol=1e-7)
 
 
 def test_cached_gradients_are_exact_under_dropout(model):
@@ -89,6 +91,7 @@ def test_cached_gradients_are_exact_under_dropout(model):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.3
+    model = model.double()
     features = features_of(model, ANCHORS, POSITIVES)
     results = []
     for cached in (False, True):
@@ -100,7 +103,7 @@ def test_cached_gradients_are_exact_under_dropout(model):
         results.append((value.detach(), gradients(model)))
     torch.testing.assert_close(results[0][0], results[1][0])
     for key, gradient in results[0][1].items():
-        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-9, rtol=1e-7)
 
 
 def test_packing_wastes_little(model):
@@ -122,7 +125,7 @@ def test_packing_wastes_little(model):
 
 
 def test_learned_temperatures_get_their_gradient_in_every_mode(model):
-    model = without_dropout(model)
+    model = exact(model)
     found = []
     for options in ({}, {"mini_batch_size": 2, "cache_gradients": True}):
         settings = objective("rzen", masks={})  # untrained vectors are all alike
@@ -133,7 +136,7 @@ def test_learned_temperatures_get_their_gradient_in_every_mode(model):
         found.append(loss.log_temperature.grad.clone())
         assert set(loss.temperatures) == {"a", "b"}
     assert found[0].abs().min() > 0
-    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-7)
     with torch.no_grad():
         loss.log_temperature.fill_(-100.0)
     loss.contrast(torch.eye(3), torch.eye(3), None, BatchInfo(sources=torch.tensor([0, 1, 1])))
@@ -148,7 +151,7 @@ def test_under_matryoshka(model, cached):
         MultipleNegativesRankingLoss,
     )
 
-    model = without_dropout(model)
+    model = exact(model)
     features = features_of(model, ANCHORS, POSITIVES, NEGATIVES)
     ours = ContrastiveLoss(model, scale=20.0, mini_batch_size=2, cache_gradients=cached)
     peer = (
@@ -162,9 +165,9 @@ def test_under_matryoshka(model, cached):
         value = MatryoshkaLoss(model, loss, [32, 16, 8])(copy.deepcopy(features), None)
         value.backward()
         results.append((value.detach(), gradients(model)))
-    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-9, rtol=1e-7)
     for key, gradient in results[0][1].items():
-        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-9, rtol=1e-7)
 
 
 def test_in_the_trainer_with_adapters(model, tmp_path):
@@ -212,7 +215,7 @@ def test_static_models_have_no_rows_to_pack(static_folder):
 
 def test_late_interaction_model(model):
     """A model that gives token vectors, plain and with cached gradients."""
-    body = without_dropout(model)[0]
+    body = exact(model)[0]
 
     class TokenVectors(nn.Module):
         def __init__(self):
@@ -230,9 +233,9 @@ def test_late_interaction_model(model):
         value = ContrastiveLoss(tokens, "colbert", **options)(copy.deepcopy(features))
         value.backward()
         results.append((value.detach(), gradients(tokens)))
-    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-9, rtol=1e-7)
     for key, gradient in results[0][1].items():
-        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(gradient, results[1][1][key], atol=1e-9, rtol=1e-7)
 
 
 def test_equal_texts_are_found_from_tokens(model, static_folder):

@@ -11,7 +11,7 @@ import torch
 from embedworks.data import Row, RowSet, content_key
 from embedworks.data.templates import FewShotTemplate, TaskPrompt, TaskPrompts
 from embedworks.errors import InputError, UnknownNameError
-from embedworks.training import RowCollator
+from embedworks.training import ModelSettings, RowCollator
 
 ROWS = RowSet(
     [
@@ -118,10 +118,16 @@ def test_drawn_examples_depend_on_the_batch_alone():
 
     def shown(places, seed=0):
         recorder = Recorder()
-        collator = RowCollator(rows, recorder, prompts=prompts, drawn_examples={"qa": 2}, seed=seed)
+        collator = RowCollator(
+            rows,
+            recorder,
+            prompts=prompts,
+            drawn_examples={"qa": 2},
+            count_tokens=lambda text: len(text.split()),
+            seed=seed,
+        )
         collator([{"row": place} for place in places])
-        # Counting tokens calls the preprocessing with one text each.
-        return recorder.calls[-2][0]
+        return recorder.calls[0][0]
 
     texts = shown(range(8))
     assert texts == shown(range(8))
@@ -130,6 +136,30 @@ def test_drawn_examples_depend_on_the_batch_alone():
     for place, text in enumerate(texts):
         assert text.endswith(f"Query: question {place}")
         assert f"answer {place}\n" not in text
+
+
+def test_a_query_is_never_lost_behind_its_examples():
+    """Examples are shortened to the room there is; the query stays."""
+    settings = ModelSettings(
+        max_query_tokens=26, prompts={"qa": {"instruction": "ask", "drawn_examples": 3}}
+    )
+    rows = RowSet(
+        Row(f"query {i} " + "word " * 40, f"answer {i} " + "text " * 60, source="qa")
+        for i in range(8)
+    )
+    recorder = Recorder()
+    collator = RowCollator(
+        rows,
+        recorder,
+        prompts=settings.task_prompts(),
+        drawn_examples={"qa": 3},
+        count_tokens=lambda text: len(text.split()),
+    )
+    collator([{"row": place} for place in range(8)])
+    for place, text in enumerate(recorder.calls[0][0]):
+        assert len(text.split()) <= 24
+        assert f"query {place}" in text.rsplit("Query: ", 1)[1]
+    assert any("Response:" in text for text in recorder.calls[0][0])
 
 
 def test_dict_inputs_are_passed_on_as_they_are():

@@ -125,14 +125,47 @@ def _scores(job: Job, sides: Sides, anchor: str, rows: slice, side: str) -> Tens
     """Return similarities (R, M) of anchors and the candidates of a side."""
     first, first_mask = sides.tuple_of(anchor, rows)
     second, second_mask = sides.tuple_of(side, slice(None))
-    first, second = _widen(first), _widen(second)
-    if job.settings.similarity == "dot":
-        return functional.dot_scores(first, second)
-    if job.settings.similarity == "cosine":
-        return functional.cosine_scores(first, second)
     if anchor == "document":  # a query's tokens look for a document's, whichever is the anchor
-        return functional.maxsim_scores(second, first, second_mask, first_mask).T
-    return functional.maxsim_scores(first, second, first_mask, second_mask)
+        return _similarity(job, second, first, second_mask, first_mask).T
+    return _similarity(job, first, second, first_mask, second_mask)
+
+
+def _similarity(
+    job: Job, query: Tensor, document: Tensor, query_mask: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """Return similarities (B, N) of queries and documents."""
+    query, document = _widen(query), _widen(document)
+    if job.settings.similarity == "dot":
+        return functional.dot_scores(query, document)
+    if job.settings.similarity == "cosine":
+        return functional.cosine_scores(query, document)
+    return functional.maxsim_scores(query, document, query_mask, mask)
+
+
+def _with_own(
+    job: Job, query: Tensor, query_mask: Tensor | None, own: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Return similarities (R, P) of R queries, each with the P candidates of its own row.
+
+    Args:
+        query: float tensor (R, ...).
+        query_mask: bool tensor (R, T), or None.
+        own: float tensor (R * P, ...), a row's candidates one after another.
+        mask: bool tensor (R * P, U), or None.
+    """
+
+    def of_one_row(q: Tensor, o: Tensor, q_mask: Tensor | None, o_mask: Tensor | None) -> Tensor:
+        return _similarity(job, q[None], o, None if q_mask is None else q_mask[None], o_mask)[0]
+
+    rows = len(query)
+    return torch.vmap(  # type: ignore[no-any-return]
+        of_one_row, in_dims=(0, 0, None if query_mask is None else 0, None if mask is None else 0)
+    )(
+        query,
+        own.unflatten(0, (rows, -1)),
+        query_mask,
+        None if mask is None else mask.unflatten(0, (rows, -1)),
+    )
 
 
 def _widen(x: Tensor) -> Tensor:
@@ -144,21 +177,14 @@ def _paired(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return similarities (R, P), which are struck and targets, for candidates of a row alone."""
     many = job.composition.negatives if job.composition.has_paired else 0
-    lines = []
-    for number, row in enumerate(range(rows.start, rows.stop)):
-        one = slice(row, row + 1)
-        parts = [sides.tuple_of("document", one)]
-        if many:
-            parts.append(sides.tuple_of("negatives", slice(row * many, (row + 1) * many)))
-        if mixed is not None:
-            parts.append((mixed[local.start + number], None))
-        query, query_mask = sides.tuple_of("query", one)
-        scores = []
-        for vectors, mask in parts:
-            alone = Sides({"query": query, "other": vectors}, {"query": query_mask, "other": mask})
-            scores.append(_scores(job, alone, "query", slice(None), "other"))
-        lines.append(torch.cat(scores, dim=1))
-    paired = torch.cat(lines)
+    query, query_mask = sides.tuple_of("query", rows)
+    groups = [_with_own(job, query, query_mask, *sides.tuple_of("document", rows))]
+    if many:
+        mine = slice(rows.start * many, rows.stop * many)
+        groups.append(_with_own(job, query, query_mask, *sides.tuple_of("negatives", mine)))
+    if mixed is not None:
+        groups.append(_with_own(job, query, query_mask, mixed[local].flatten(0, 1), None))
+    paired = torch.cat(groups, dim=1)
     struck = torch.zeros_like(paired, dtype=torch.bool)
     if many:
         with torch.no_grad():

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,7 @@ def make_parts(
         groups=groups,
         missing=stage.negatives.missing,
         max_query_tokens=query_tokens,
+        count_tokens=_token_counter(model),
         drawn_examples={source: most for source, most in drawn.items() if most},
         seed=seed,
     )
@@ -132,6 +133,19 @@ def make_parts(
         model, stage, sources=collator.sources, guide=guide, teacher=teacher, seed=seed
     )
     return StageParts(model, loss, collator, batches, steps)
+
+
+def _token_counter(model: Any) -> Callable[[str], int] | None:
+    """Return what counts a text's tokens beyond the model's limit, where its tokenizer can."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if not callable(tokenizer):
+        return None
+
+    def count(text: str) -> int:
+        encoded = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+        return len(encoded["input_ids"])
+
+    return count
 
 
 def stage_batches(

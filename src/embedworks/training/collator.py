@@ -46,6 +46,8 @@ class RowCollator:
             count, ``"resample"`` repeats its own. A row with none is masked either way.
         max_query_tokens: Longest anchor; None for the model's limit.
         drawn_examples: Source -> most few-shot examples drawn from the rest of the batch.
+        count_tokens: Number of tokens of a text, special ones and any limit left out; few-shot
+            prompts need it to keep their budget.
         seed: Seed of what is drawn.
 
     Attributes:
@@ -80,6 +82,7 @@ class RowCollator:
         missing: Literal["mask", "resample"] = "mask",
         max_query_tokens: int | None = None,
         drawn_examples: Mapping[str, int] | None = None,
+        count_tokens: Callable[[str], int] | None = None,
         seed: int = 0,
     ) -> None:
         self.rows = rows
@@ -88,6 +91,7 @@ class RowCollator:
         self.missing = check_choice(missing, ("mask", "resample"), name="missing")
         self.max_query_tokens = max_query_tokens
         self.drawn_examples = dict(drawn_examples or {})
+        self.count_tokens = count_tokens
         self.seed = seed
         self.sources = tuple(rows.sources)
         self._source_number = {name: place for place, name in enumerate(self.sources)}
@@ -225,27 +229,24 @@ class RowCollator:
             shown.append(
                 self.prompts.apply(
                     row,
-                    count_tokens=self._count_tokens,
-                    truncate=self._truncate,
+                    count_tokens=self.count_tokens,
+                    truncate=None if self.count_tokens is None else self._truncate,
                     examples=None if limit is None else examples[:limit],
                 )
             )
         return shown
 
-    def _count_tokens(self, text: str) -> int:
-        return int(self.preprocess([text])["input_ids"].numel())
-
     def _truncate(self, text: str, tokens: int) -> str:
-        """Return the longest beginning, in whole words, of at most that many tokens."""
-        words = text.split(" ")
-        low, high = 0, len(words)
+        """Return the longest beginning of at most that many tokens."""
+        assert self.count_tokens is not None  # else nothing is shortened
+        low, high = 0, len(text)
         while low < high:
             middle = (low + high + 1) // 2
-            if self._count_tokens(" ".join(words[:middle])) <= tokens:
+            if self.count_tokens(text[:middle]) <= tokens:
                 low = middle
             else:
                 high = middle - 1
-        return " ".join(words[:low])
+        return text[:low]
 
     def _add_facts(
         self,

@@ -20,6 +20,7 @@ from embedworks.data import BatchSettings
 from embedworks.data.templates import (
     TEMPLATES,
     Example,
+    FewShotLimits,
     FewShotTemplate,
     InstructionTemplate,
     TaskPrompt,
@@ -96,15 +97,28 @@ class PromptSettings(Settings):
         self.build()
         return self
 
-    def build(self) -> TaskPrompt:
-        """Return the prompt."""
+    def build(self, room: int | None = None) -> TaskPrompt:
+        """Return the prompt.
+
+        Args:
+            room: Tokens that a query with its examples may have; a quarter of it stays for the
+                query, and examples are shortened to fit.
+        """
         template = TEMPLATES[self.template]
         if self.symmetric:
             template = InstructionTemplate.from_dict({**template.to_dict(), "symmetric": True})
         if not self.examples and not self.drawn_examples:
             return TaskPrompt(self.instruction, template)
         examples = tuple(Example(query, response) for query, response in self.examples)
-        return FewShotTemplate(self.instruction, template, examples=examples)
+        limits = FewShotLimits()
+        if room is not None:
+            limits = FewShotLimits(
+                query=max(1, min(limits.query, room // 8)),
+                response=max(1, min(limits.response, room // 4)),
+                total=max(2, room),
+                min_query_tokens=max(1, min(limits.min_query_tokens, room // 4)),
+            )
+        return FewShotTemplate(self.instruction, template, examples=examples, limits=limits)
 
 
 class ModelSettings(Settings):
@@ -120,13 +134,19 @@ class ModelSettings(Settings):
     prompts: dict[str, PromptSettings] = Field(default_factory=dict)
     """Source -> its instruction. ``"*"`` stands for the rest; without it they have none."""
 
-    def task_prompts(self) -> TaskPrompts | None:
-        """Return the prompts by source, or None when there are none."""
+    def task_prompts(self, *, special_tokens: int = 2) -> TaskPrompts | None:
+        """Return the prompts by source, or None when there are none.
+
+        Args:
+            special_tokens: How many the tokenizer adds to a text.
+        """
         if not self.prompts:
             return None
-        named = {name: prompt.build() for name, prompt in self.prompts.items() if name != "*"}
+        limit = self.max_query_tokens or self.max_tokens
+        room = None if limit is None else limit - special_tokens
+        named = {n: prompt.build(room) for n, prompt in self.prompts.items() if n != "*"}
         rest = self.prompts.get("*", PromptSettings(template="plain"))
-        return TaskPrompts(named, rest.build())
+        return TaskPrompts(named, rest.build(room))
 
 
 class LossSettings(Settings):
