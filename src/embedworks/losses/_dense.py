@@ -147,11 +147,7 @@ def _with_own(
 ) -> Tensor:
     """Return similarities (R, P) of R queries, each with the P candidates of its own row.
 
-    Args:
-        query: float tensor (R, ...).
-        query_mask: bool tensor (R, T), or None.
-        own: float tensor (R * P, ...), a row's candidates one after another.
-        mask: bool tensor (R * P, U), or None.
+    ``own`` is (R * P, ...), a row's candidates one after another; masks are as in `Sides`.
     """
 
     def of_one_row(q: Tensor, o: Tensor, q_mask: Tensor | None, o_mask: Tensor | None) -> Tensor:
