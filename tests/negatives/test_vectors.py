@@ -15,8 +15,8 @@ import pytest
 
 from embedworks.data import RowSet, content_key
 from embedworks.errors import FormatError, InputError
+from embedworks.models.vectors import VectorStore
 from embedworks.negatives import Corpus, DenseRetriever, Miner, Rescorer, SearchRetriever
-from embedworks.negatives._vectors import VectorStore
 
 
 class Hashed:
@@ -132,14 +132,10 @@ def test_damaged_files_are_named(tmp_path):
 def test_a_model_that_changes_its_dimension_is_refused(tmp_path):
     store = VectorStore(tmp_path, "one")
     keys = np.array([1, 2], dtype=np.int64)
-    store.add(Hashed(), ["a", "b"], keys, role=None, show_progress=False)
-
-    class Wider:
-        def encode(self, texts):
-            return np.ones((len(texts), 9))
+    store.add(["a", "b"], keys, Hashed().encode)
 
     with pytest.raises(InputError, match="dimensions"):
-        store.add(Wider(), ["c"], keys[:1] + 7, role=None, show_progress=False)
+        store.add(["c"], keys[:1] + 7, lambda texts: np.ones((len(texts), 9)))
     assert len(VectorStore(tmp_path, "one").keys) == 2
 
 

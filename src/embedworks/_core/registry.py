@@ -136,4 +136,5 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "templates": ("embedworks.data", "TEMPLATES"),
     "merge-methods": ("embedworks.merging", "MERGE_METHODS"),
     "metrics": ("embedworks.evaluation", "METRICS"),
+    "suites": ("embedworks.evaluation", "SUITES"),
 }

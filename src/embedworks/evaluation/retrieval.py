@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from embedworks._core.validation import check_k
 from embedworks.errors import DataWarning, EmptyInputError, InputError
 from embedworks.evaluation._records import check_keys
 from embedworks.evaluation.intervals import (
@@ -16,6 +17,10 @@ from embedworks.evaluation.intervals import (
     paired_difference,
 )
 from embedworks.evaluation.metrics import Metric, parse_metric, rank_documents
+from embedworks.evaluation.outcomes import Failure, Resampling, Score, TaskResult, shorten
+
+if TYPE_CHECKING:
+    from embedworks.evaluation.systems import Ranks
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -50,6 +55,10 @@ class RetrievalTask:
         queries: Query id -> text.
         corpus: Document id -> text, or only the ids.
         qrels: Query id -> document id -> relevance.
+        metrics: What `run` computes, the main metric first.
+        instruction: What the task is, for systems that read instructions.
+        candidates: Query id -> the only documents to rank for it; the task is then a reranking.
+        depth: Documents ranked for each query.
 
     Raises:
         EmptyInputError: When there are no queries, documents, or judgements of known queries.
@@ -64,8 +73,14 @@ class RetrievalTask:
     queries: Mapping[str, str]
     corpus: Mapping[str, str] | Collection[str]
     qrels: Qrels
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    instruction: str | None = None
+    candidates: Mapping[str, Sequence[str]] | None = None
+    depth: int = 100
 
     def __post_init__(self) -> None:
+        _parse_metrics(self.metrics)
+        check_k(self.depth)
         for what, value in (("queries", self.queries), ("documents", self.corpus)):
             if not value:
                 raise EmptyInputError(f"Task {self.name!r} has no {what}.")
@@ -97,6 +112,76 @@ class RetrievalTask:
     def judged_queries(self) -> tuple[str, ...]:
         """Ids of the queries that have a relevant document, in the order of ``queries``."""
         return tuple(query for query in self.queries if _has_relevant(self.qrels.get(query, {})))
+
+    @property
+    def kind(self) -> str:
+        """``"retrieval"``, or ``"reranking"`` when queries have candidates of their own."""
+        return "retrieval" if self.candidates is None else "reranking"
+
+    @property
+    def metric(self) -> str:
+        """The main metric."""
+        return parse_metric(self.metrics[0]).label
+
+    def run(self, system: Ranks, resampling: Resampling) -> TaskResult:
+        """Rank the corpus, or each query's candidates, and score the rankings.
+
+        Raises:
+            InputError: When the task has only the ids of its documents.
+        """
+        if not isinstance(self.corpus, Mapping):
+            raise InputError(f"Task {self.name!r} has no texts of its documents, only their ids.")
+        asked = {query: self.queries[query] for query in self.judged_queries}
+        run = system.search(
+            asked,
+            self.corpus,
+            k=min(self.depth, len(self.corpus)),
+            instruction=self.instruction,
+            candidates=self.candidates,
+        )
+        return self.score(run, resampling)
+
+    def score(self, run: Run, resampling: Resampling) -> TaskResult:
+        """Score rankings that were made elsewhere, as `run` does."""
+        result = evaluate_run(run, self.qrels, metrics=self.metrics, **resampling.options())
+        excluded = {
+            "queries without a relevant document": result.skipped,
+            "queries without judgements": sum(query not in self.qrels for query in self.queries),
+        }
+        return TaskResult(
+            task=self.name,
+            kind=self.kind,
+            metric=self.metric,
+            scores={
+                label: Score(result.intervals[label], result.values[label])
+                for label in result.metrics
+            },
+            items=result.query_ids,
+            excluded={reason: count for reason, count in excluded.items() if count},
+            failures=self._failures(run),
+            details={
+                "documents": len(self.corpus),
+                "instruction": self.instruction,
+                "queries_without_results": result.without_results,
+            },
+        )
+
+    def _failures(self, run: Run) -> tuple[Failure, ...]:
+        from embedworks.evaluation.failures import worst_queries
+
+        texts = self.corpus if isinstance(self.corpus, Mapping) else {}
+        titles = {doc: shorten(text) for doc, text in texts.items()}
+        worst = worst_queries(run, self.qrels, self.queries, metric=self.metric, titles=titles)
+        return tuple(
+            Failure(
+                item=query.query_id,
+                text=shorten(query.text, 400),
+                score=query.score,
+                expected=tuple(f"{d.title} (rank {d.rank or 'none'})" for d in query.expected),
+                found=tuple(f"{d.title} ({d.score:.3f})" for d in query.found),
+            )
+            for query in worst
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,8 +14,12 @@ from embedworks._core.validation import check_texts, check_vectors, normalize_ro
 from embedworks.errors import DataWarning, EmptyInputError, InputError, NonFiniteError, ShapeError
 from embedworks.evaluation._records import check_keys
 from embedworks.evaluation.intervals import Interval, check_resampling
+from embedworks.evaluation.outcomes import Failure, Resampling, Score, TaskResult, shorten
 
-__all__ = ["Encoder", "StsResult", "evaluate_sts", "spearman"]
+if TYPE_CHECKING:
+    from embedworks.evaluation.systems import System
+
+__all__ = ["Encoder", "StsResult", "StsTask", "evaluate_sts", "spearman"]
 
 
 class Encoder(Protocol):
@@ -138,6 +142,89 @@ def evaluate_sts(
     else:
         note = "every resample is constant: no interval"
     return StsResult(Interval(correlation, low, high, half, confidence, note), zeros)
+
+
+class StsTask:
+    """Scored pairs as a task: Spearman's correlation of cosine similarities and given scores.
+
+    Args:
+        name: Name for tables.
+        pairs: (text, text, score); a higher score means more similar.
+        instruction: What the task is, for systems that read instructions.
+
+    Raises:
+        EmptyInputError: When there are no pairs.
+        InputError: When all scores are equal: no correlation is defined.
+        NonFiniteError: When a score is NaN or infinite.
+
+    Example:
+        >>> StsTask("toy", [("a", "b", 1.0), ("a", "c", 0.0)]).kind
+        'sts'
+    """
+
+    kind = "sts"
+    metric = "spearman"
+
+    def __init__(
+        self,
+        name: str,
+        pairs: Sequence[tuple[str, str, float]],
+        *,
+        instruction: str | None = None,
+    ) -> None:
+        if not pairs:
+            raise EmptyInputError(f"Task {name!r} has no pairs.")
+        self.name = name
+        self.pairs = list(pairs)
+        self.instruction = instruction
+        self._scores = np.array([score for _, _, score in pairs], dtype=np.float64)
+        if len(np.unique(_codes(self._scores, name="scores"))) < 2:
+            raise InputError(f"Task {name!r}: all its scores are {self._scores[0]}.")
+
+    def run(self, system: System, resampling: Resampling) -> TaskResult:
+        """Correlate the system's similarities with the scores.
+
+        Raises:
+            InputError: When all similarities are equal: no correlation is defined.
+        """
+        texts = [text for a, b, _ in self.pairs for text in (a, b)]
+        vectors = normalize_rows(system.encode(texts, instruction=self.instruction))
+        cosine = np.einsum("nd,nd->n", vectors[::2], vectors[1::2], dtype=np.float64)
+        mine, theirs = _codes(cosine, name="similarities"), _codes(self._scores, name="scores")
+        if len(np.unique(mine)) < 2:
+            raise InputError(
+                f"{system.name} gives all {len(mine)} pairs the similarity {cosine[0]:.4f}: "
+                "no correlation is defined."
+            )
+        return TaskResult(
+            task=self.name,
+            kind=self.kind,
+            metric=self.metric,
+            scores={
+                self.metric: Score.of_statistic(
+                    len(mine), lambda rows: _rank_correlation(mine[rows], theirs[rows]), resampling
+                )
+            },
+            failures=self._failures(mine, theirs, cosine),
+            details={"pairs": len(mine), "instruction": self.instruction},
+        )
+
+    def _failures(
+        self, mine: np.ndarray, theirs: np.ndarray, cosine: np.ndarray, count: int = 10
+    ) -> tuple[Failure, ...]:
+        """Return the pairs whose rank by similarity is furthest from that by score."""
+        gaps = (_centred_ranks(mine) - _centred_ranks(theirs)) / len(mine)
+        worst = np.argsort(-np.abs(gaps), kind="stable")[:count]
+        return tuple(
+            Failure(
+                item=str(row),
+                text=shorten(f"{self.pairs[row][0]} / {self.pairs[row][1]}", 400),
+                score=float(1 - abs(gaps[row])),
+                expected=(f"score {self._scores[row]:g}",),
+                found=(f"similarity {cosine[row]:.3f}",),
+            )
+            for row in worst.tolist()
+        )
 
 
 def _resampled_correlations(

@@ -154,13 +154,13 @@ def _with_own(
         return _similarity(job, q[None], o, None if q_mask is None else q_mask[None], o_mask)[0]
 
     rows = len(query)
-    return torch.vmap(  # type: ignore[no-any-return]
+    return torch.vmap(
         of_one_row, in_dims=(0, 0, None if query_mask is None else 0, None if mask is None else 0)
     )(
         query,
-        own.unflatten(0, (rows, -1)),
+        own.reshape(rows, -1, *own.shape[1:]),
         query_mask,
-        None if mask is None else mask.unflatten(0, (rows, -1)),
+        None if mask is None else mask.reshape(rows, -1, *mask.shape[1:]),
     )
 
 

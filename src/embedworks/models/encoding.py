@@ -17,7 +17,7 @@ from embedworks.errors import DataWarning
 from embedworks.models.protocols import Encoder
 from embedworks.models.static import StaticModel
 
-__all__ = ["EncodingStats", "encode_batched", "model_fingerprint"]
+__all__ = ["EncodingStats", "count_truncated", "encode_batched", "model_fingerprint"]
 
 _METHODS = {None: "encode", "query": "encode_query", "document": "encode_document"}
 
@@ -156,6 +156,24 @@ def model_fingerprint(model: Any) -> str:
         vectors = check_vectors(model.encode(list(GOLDEN_TEXTS)), name="vectors")
         digest.update(np.round(vectors, 4).tobytes())
     return digest.hexdigest()[:16]
+
+
+def count_truncated(model: Any, texts: Sequence[str]) -> int:
+    """Return how many texts have an end that the model does not read; 0 when it cannot tell.
+
+    Only texts with more characters than the model reads tokens are tokenised: the others fit.
+    """
+    if isinstance(model, StaticModel):
+        limit: float = model.max_tokens or np.inf
+    else:
+        limit = getattr(model, "max_seq_length", None) or np.inf
+    long = [text for text in texts if len(text) + 2 > limit]
+    if not long:
+        return 0
+    if isinstance(model, StaticModel):
+        return model.encode_counted(long, show_progress_bar=False)[2]
+    counts = _token_counts(model, long)
+    return 0 if counts is None else int((counts > limit).sum())
 
 
 def _bytes_dtype() -> Any:

@@ -16,7 +16,7 @@ from embedworks._core.validation import normalize_rows
 from embedworks.data import RowSet, content_key
 from embedworks.data.rows import RowInput
 from embedworks.errors import EmptyInputError, InputError, NotFoundError
-from embedworks.negatives._vectors import Role, VectorStore, fingerprint_of
+from embedworks.models.vectors import Role, VectorStore, encode_inputs, fingerprint_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,11 @@ class CachedGuide:
         store = VectorStore.beside(path, name, role)
         new = keys[store.missing(keys)]
         store.add(
-            model, items, keys, role=role, show_progress=show_progress, label="Encoding (guide)"
+            items,
+            keys,
+            lambda part: encode_inputs(model, part, role),
+            show_progress=show_progress,
+            label="Encoding (guide)",
         )
         _refuse_zeros(store, new)
         return cls(store)

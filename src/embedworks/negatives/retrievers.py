@@ -20,8 +20,8 @@ from embedworks._core.files import atomic_path, sha256_of_text
 from embedworks._core.validation import check_choice, normalize_rows
 from embedworks.data.rows import RowInput
 from embedworks.errors import FormatError, InputError, NonFiniteError, ShapeError
+from embedworks.models.vectors import VectorStore, encode_inputs, fingerprint_of
 from embedworks.negatives._topk import pair_scores, sort_by_score, top_k
-from embedworks.negatives._vectors import VectorStore, fingerprint_of
 from embedworks.negatives.corpus import Problem
 
 __all__ = [
@@ -175,7 +175,13 @@ class _DenseSession(Session):
         def encode(inputs: Sequence[RowInput], keys: np.ndarray, role: Any) -> np.ndarray:
             store = VectorStore.beside(cache, fingerprint, role)
             label = f"Encoding ({of.name}, {role})"
-            store.add(of.model, inputs, keys, role=role, show_progress=show_progress, label=label)
+            store.add(
+                inputs,
+                keys,
+                lambda part: encode_inputs(of.model, part, role),
+                show_progress=show_progress,
+                label=label,
+            )
             vectors = store.take(keys)
             if of.similarity == "dot":
                 return vectors

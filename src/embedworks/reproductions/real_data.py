@@ -6,7 +6,6 @@ of each set before training anything that is to be given away; nothing made here
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +15,8 @@ from embedworks._core.registry import did_you_mean
 from embedworks._core.seeding import derive_seed, generator
 from embedworks._core.validation import check_in_range
 from embedworks.data import Row, RowSet, content_key
-from embedworks.errors import FormatError, NotFoundError, UnknownNameError
-from embedworks.evaluation import RetrievalTask
+from embedworks.errors import UnknownNameError
+from embedworks.evaluation import DataFolder, RetrievalTask
 from embedworks.reproductions.tasks import class_world
 from embedworks.reproductions.worlds import ClassWorld, GradedWorld, RetrievalWorld
 
@@ -25,27 +24,12 @@ __all__ = ["acl_retrieval", "cosqa_task", "data_file", "stsb_graded", "text_clas
 
 
 def data_file(name: str) -> Path:
-    """Return the path of an optional data file.
+    """Return the path of an optional data file (see `embedworks.evaluation.DataFolder`).
 
     Raises:
-        NotFoundError: When it is not there; says where it was looked for and how to point
-            elsewhere.
-
-    Example:
-        >>> data_file("no_such_file.parquet")
-        Traceback (most recent call last):
-        ...
-        embedworks.errors.NotFoundError: no_such_file.parquet is needed and is not in ...
+        NotFoundError: When it is not there; says where it was looked for.
     """
-    given = os.environ.get("EMBEDWORKS_DATA")
-    folder = Path(given) if given else Path("..", "shared", "data")
-    path = folder / name
-    if not path.is_file():
-        raise NotFoundError(
-            f"{name} is needed and is not in {folder.resolve()}. Set the environment variable "
-            "EMBEDWORKS_DATA to the folder that holds it."
-        )
-    return path
+    return DataFolder().path(name)
 
 
 def acl_retrieval(count: int = 5000, *, queries: int = 400, seed: int) -> RetrievalWorld:
@@ -187,22 +171,14 @@ def stsb_graded(language: str = "en") -> GradedWorld:
     return GradedWorld("STS benchmark", rows, tuple(parts["validation"]), tuple(parts["test"]))
 
 
-def read_records(name: str, columns: Sequence[str]) -> list[Mapping[str, Any]]:
+def read_records(name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return the records of a file of the data folder, with the given columns.
 
     Raises:
         NotFoundError: When the file is not there.
         FormatError: When it cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = data_file(name)
-    try:
-        found: list[Mapping[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise FormatError(f"{path} cannot be read: {error}. Expected {list(columns)}.") from error
-    return found
+    return DataFolder().records(name, columns)
 
 
 def _share(text: str) -> float:

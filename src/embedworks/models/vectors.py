@@ -7,9 +7,10 @@ each written in one step, so that a run that was killed continues after its last
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -24,11 +25,11 @@ from embedworks._core.files import (
     sha256_of_text,
     write_json,
 )
-from embedworks._core.progress import Progress, progress
+from embedworks._core.progress import progress
 from embedworks._core.validation import check_vectors
 from embedworks.data.rows import RowInput
 from embedworks.errors import FormatError, InputError, ShapeError
-from embedworks.models import encode_batched, model_fingerprint
+from embedworks.models.encoding import encode_batched, model_fingerprint
 
 __all__ = ["Role", "VectorStore", "encode_inputs", "fingerprint_of"]
 
@@ -60,8 +61,16 @@ def encode_inputs(model: Any, inputs: Sequence[RowInput], role: Role | None) -> 
     return vectors
 
 
+class _Part(NamedTuple):
+    """Some vectors, in memory or to be read when they are wanted."""
+
+    keys: np.ndarray
+    dim: int
+    vectors: Callable[[], np.ndarray]
+
+
 class VectorStore:
-    """Vectors by content key, sorted.
+    """Vectors by content key, sorted; in a folder, no more than a part of them is in memory.
 
     Args:
         folder: Where they stay between runs, or None to keep them in memory.
@@ -95,65 +104,82 @@ class VectorStore:
 
     def add(
         self,
-        model: Any,
         inputs: Sequence[RowInput],
         keys: np.ndarray,
+        encode: Callable[[list[RowInput]], np.ndarray],
         *,
-        role: Role | None,
-        show_progress: bool | None,
+        show_progress: bool | None = None,
         label: str = "Encoding",
     ) -> None:
-        """Compute and keep the vectors of all inputs that have none yet."""
+        """Compute and keep the vectors of all inputs that have none yet.
+
+        Args:
+            inputs: N texts or dicts.
+            keys: int64 (N,), their `embedworks.data.content_key`.
+            encode: Called with some of the inputs; returns their vectors, float32 (n, D).
+            show_progress: True or False to force a bar; by default there is one on a terminal.
+            label: What the bar says.
+        """
         _, first = np.unique(keys, return_index=True)
         first = np.sort(first[self.missing(keys[first])])
         if not len(first):
             return
         parts = self._read_parts()
         if parts:
-            there = np.concatenate([k for k, _ in parts])
+            there = np.concatenate([part.keys for part in parts])
             first = first[~np.isin(keys[first], there)]
         with progress(label, len(first), enabled=show_progress) as bar:
             for start in range(0, len(first), _PART):
-                part = first[start : start + _PART]
-                vectors = encode_inputs(model, [inputs[int(place)] for place in part], role)
-                parts.append((keys[part], vectors))
-                self._write_part(keys[part], vectors, bar)
+                rows = first[start : start + _PART]
+                vectors = encode([inputs[int(place)] for place in rows])
+                parts.append(self._keep_part(keys[rows], vectors))
+                bar.advance(len(rows))
         self._merge(parts)
 
-    def _write_part(self, keys: np.ndarray, vectors: np.ndarray, bar: Progress) -> None:
-        if self.folder is not None:
-            name = sha256_of_text(keys.tobytes().hex())[:24]
-            with atomic_path(self.folder / f"part-{name}.safetensors") as temporary:
-                temporary.write_bytes(
-                    to_bytes({"keys": keys, "vectors": vectors}, {"of": self.fingerprint})
-                )
-        bar.advance(len(keys))
+    def _keep_part(self, keys: np.ndarray, vectors: np.ndarray) -> _Part:
+        if self.folder is None:
+            return _Part(keys, vectors.shape[1], lambda: vectors)
+        path = self.folder / f"part-{sha256_of_text(keys.tobytes().hex())[:24]}.safetensors"
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(
+                to_bytes({"keys": keys, "vectors": vectors}, {"of": self.fingerprint})
+            )
+        return _Part(keys, vectors.shape[1], partial(self._vectors_of, path))
 
-    def _read_parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _read_parts(self) -> list[_Part]:
         if self.folder is None:
             return []
         parts = []
         for path in sorted(self.folder.glob("part-*.safetensors")):
-            try:
-                arrays = from_bytes(path.read_bytes())
-                keys, vectors = arrays["keys"], arrays["vectors"]
-            except (SafetensorError, KeyError) as error:
-                raise self._damaged(path, str(error)) from error
-            if keys.dtype != np.int64 or len(keys) != len(vectors) or vectors.ndim != 2:
-                raise self._damaged(path, f"{keys.shape} keys for {vectors.shape} vectors")
-            parts.append((keys, vectors))
+            keys, vectors = self._read_part(path)
+            parts.append(_Part(keys, vectors.shape[1], partial(self._vectors_of, path)))
         return parts
 
-    def _merge(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    def _read_part(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            arrays = from_bytes(path.read_bytes())
+            keys, vectors = arrays["keys"], arrays["vectors"]
+        except (SafetensorError, KeyError) as error:
+            raise self._damaged(path, str(error)) from error
+        if keys.dtype != np.int64 or len(keys) != len(vectors) or vectors.ndim != 2:
+            raise self._damaged(path, f"{keys.shape} keys for {vectors.shape} vectors")
+        return keys, vectors
+
+    def _vectors_of(self, path: Path) -> np.ndarray:
+        return self._read_part(path)[1]
+
+    def _merge(self, parts: list[_Part]) -> None:
         """Join the finished vectors and all parts in order of their keys."""
-        blocks = [(self.keys, self.vectors), *parts] if len(self.keys) else parts
-        dims = {vectors.shape[1] for _, vectors in blocks}
+        blocks = list(parts)
+        if len(self.keys):
+            blocks.insert(0, _Part(self.keys, self.vectors.shape[1], lambda: self.vectors))
+        dims = {part.dim for part in blocks}
         if len(dims) != 1:
             raise InputError(
                 f"one model gave vectors of {sorted(dims)} dimensions: did it change between two "
                 "runs? Use an empty cache folder, or another fingerprint."
             )
-        keys = np.concatenate([k for k, _ in blocks])
+        keys = np.concatenate([part.keys for part in blocks])
         unique, place = np.unique(keys, return_index=True)
         target = np.empty(len(keys), dtype=np.int64)  # where each row goes; repeats go nowhere
         target[:] = -1
@@ -180,14 +206,12 @@ class VectorStore:
             path.unlink()
 
     @staticmethod
-    def _fill(
-        out: np.ndarray, blocks: list[tuple[np.ndarray, np.ndarray]], target: np.ndarray
-    ) -> None:
+    def _fill(out: np.ndarray, blocks: list[_Part], target: np.ndarray) -> None:
         start = 0
-        for keys, vectors in blocks:
-            where = target[start : start + len(keys)]
-            out[where[where >= 0]] = vectors[where >= 0]
-            start += len(keys)
+        for part in blocks:
+            where = target[start : start + len(part.keys)]
+            out[where[where >= 0]] = part.vectors()[where >= 0]
+            start += len(part.keys)
 
     def _open(self, folder: Path) -> None:
         about = read_json(folder / "about.json")

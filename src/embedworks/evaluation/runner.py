@@ -1,0 +1,205 @@
+"""Run tasks on systems and keep what came out: one JSON file per system, written as it grows."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from embedworks._core.files import read_json, write_json
+from embedworks._core.memory import PeakMemory
+from embedworks._core.progress import progress
+from embedworks._core.validation import check_unique
+from embedworks.errors import DataWarning, EmbedworksError, EmptyInputError, FormatError
+from embedworks.evaluation._records import check_keys
+from embedworks.evaluation.outcomes import Resampling, TaskResult
+from embedworks.evaluation.systems import Ranks
+from embedworks.evaluation.tasks import Task, why_not
+
+__all__ = ["SystemResult", "evaluate_systems", "file_name", "load_results"]
+
+_FORMAT = 1
+_LIBRARIES = ("embedworks", "numpy", "torch", "sentence-transformers", "transformers")
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """Everything a system was evaluated on."""
+
+    name: str
+    """The system's name."""
+    about: Mapping[str, Any]
+    """What `describe` said: kind, fingerprint, dimension, prompts, ..."""
+    tasks: Mapping[str, TaskResult]
+    """Task name -> result."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Task name -> why it was not run."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """Task name -> why it failed."""
+    resampling: Resampling = field(default_factory=Resampling)
+    """How intervals were made."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions, machine, date."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
+        return {
+            "format": _FORMAT,
+            "name": self.name,
+            "about": dict(self.about),
+            "tasks": {name: result.to_dict() for name, result in self.tasks.items()},
+            "skipped": dict(self.skipped),
+            "errors": dict(self.errors),
+            "resampling": self.resampling.options(),
+            "environment": dict(self.environment),
+        }
+
+    @classmethod
+    def from_dict(cls, value: object) -> SystemResult:
+        """Restore what `to_dict` returned.
+
+        Raises:
+            FormatError: When keys are unknown or missing, or the file is of another version.
+        """
+        names = ["format", *(f.name for f in fields(cls))]
+        record = dict(check_keys(value, names, kind="SystemResult"))
+        if record.pop("format") != _FORMAT:
+            raise FormatError("These results were written by another version: evaluate again.")
+        record["tasks"] = {n: TaskResult.from_dict(r) for n, r in record["tasks"].items()}
+        record["resampling"] = Resampling(**record["resampling"])
+        return cls(**record)
+
+
+def evaluate_systems(
+    systems: Sequence[Ranks],
+    tasks: Iterable[Task],
+    *,
+    resampling: Resampling | None = None,
+    out: str | Path | None = None,
+    skipped: Mapping[str, str] | None = None,
+    on_result: Callable[[str, TaskResult], None] | None = None,
+    show_progress: bool | None = None,
+) -> list[SystemResult]:
+    """Evaluate systems on tasks.
+
+    A task that a system cannot run is skipped with a reason; one on which it fails (NaN vectors,
+    constant similarities) is recorded under `SystemResult.errors` and in a `DataWarning`, and
+    the others go on. With ``out``, ``OUT/results/<system>.json`` is written after every task.
+
+    Args:
+        systems: What to evaluate; names must differ.
+        tasks: The tasks; names must differ.
+        resampling: How intervals are made.
+        out: Folder for the results.
+        skipped: Tasks that could not be made, with reasons, to be kept with the results.
+        on_result: Called with system name and result after every task.
+        show_progress: True or False to force a bar; by default there is one on a terminal.
+
+    Raises:
+        EmptyInputError: When there is no system or no task.
+        DuplicateIdError: When two systems or two tasks have one name.
+
+    Example:
+        >>> from embedworks.evaluation import LexicalSystem, RetrievalTask
+        >>> task = RetrievalTask("toy", {"q": "cats"}, {"d": "A cat."}, {"q": {"d": 1}})
+        >>> evaluate_systems([LexicalSystem()], [task])[0].tasks["toy"].main.interval.mean
+        1.0
+    """
+    todo = list(tasks)
+    if not systems or not todo:
+        raise EmptyInputError(f"{len(systems)} systems and {len(todo)} tasks: nothing to do.")
+    check_unique([system.name for system in systems], name="system names")
+    check_unique([task.name for task in todo], name="task names")
+    how = resampling or Resampling()
+    found = []
+    with progress("Evaluating", len(systems) * len(todo), enabled=show_progress) as bar:
+        for system in systems:
+            result = SystemResult(
+                system.name, system.describe(), {}, dict(skipped or {}), {}, how, _environment()
+            )
+            system.usage.take()
+            for task in todo:
+                bar.update(description=f"{system.name}: {task.name}")
+                result = _with_task(result, system, task, how)
+                if out is not None:
+                    save_result(result, out)
+                if on_result is not None and task.name in result.tasks:
+                    on_result(system.name, result.tasks[task.name])
+                bar.advance()
+            found.append(result)
+    return found
+
+
+def save_result(result: SystemResult, out: str | Path) -> Path:
+    """Write ``OUT/results/<system>.json`` and return its path."""
+    path = Path(out) / "results" / f"{file_name(result.name)}.json"
+    write_json(path, result.to_dict())
+    return path
+
+
+def load_results(out: str | Path) -> list[SystemResult]:
+    """Read the results of a folder that `evaluate_systems` wrote, sorted by system.
+
+    Raises:
+        EmptyInputError: When there are none.
+        FormatError: When a file cannot be read.
+    """
+    paths = sorted((Path(out) / "results").glob("*.json"))
+    if not paths:
+        raise EmptyInputError(f"{Path(out) / 'results'} has no results: evaluate something first.")
+    return [SystemResult.from_dict(read_json(path)) for path in paths]
+
+
+def file_name(name: str) -> str:
+    """Return a name as it can stand in a path.
+
+    Example:
+        >>> file_name("org/model[:64]")
+        'org-model-64'
+    """
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "system"
+
+
+def _with_task(
+    result: SystemResult, system: Ranks, task: Task, resampling: Resampling
+) -> SystemResult:
+    if reason := why_not(task, system):
+        return replace(result, skipped={**result.skipped, task.name: reason})
+    peak, started = PeakMemory(), time.perf_counter()
+    try:
+        outcome = task.run(system, resampling)  # type: ignore[arg-type]
+    except EmbedworksError as error:
+        system.usage.take()
+        reason = f"{type(error).__name__}: {error}"
+        warnings.warn(DataWarning(f"{system.name} failed on {task.name}. {reason}"), stacklevel=3)
+        return replace(result, errors={**result.errors, task.name: reason})
+    cost = replace(
+        system.usage.take(),
+        seconds=time.perf_counter() - started,
+        peak_memory_mb=round(peak.megabytes(), 1),
+    )
+    return replace(result, tasks={**result.tasks, task.name: replace(outcome, cost=cost)})
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
