@@ -65,9 +65,8 @@ def large(contestant, rows, options):
     model.train()
     if contestant == "embedworks":
         loss = ContrastiveLoss(
-            model, "infonce", mini_batch_tokens=options.mini_batch * options.large_tokens,
-            cache_gradients=True,
-        )  # fmt: skip
+            model, "infonce", mini_batch_tokens=options.pack, cache_gradients=True
+        )
     else:
         loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=options.mini_batch)
     features = [model.preprocess([r[side] for r in rows]) for side in (0, 1)]
@@ -145,10 +144,10 @@ def main():
     parser.add_argument("--questions", nargs="+", default=["large", "mixed"])
     parser.add_argument("--large-batch", type=int, default=1024)
     parser.add_argument("--large-tokens", type=int, default=64)
-    parser.add_argument("--mini-batch", type=int, default=64)
+    parser.add_argument("--mini-batch", type=int, default=64, help="texts, for the peer")
     parser.add_argument("--mixed-batch", type=int, default=64)
     parser.add_argument("--mixed-tokens", type=int, default=256)
-    parser.add_argument("--pack", type=int, default=2048, help="tokens per pack")
+    parser.add_argument("--pack", type=int, default=2048, help="tokens per pack, for ours")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
