@@ -222,3 +222,22 @@ def test_it_works_in_the_plain_trainer(transformer_folder, tmp_path):
     logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"probability", "alone", "temperature"} <= set(logged[0])
     assert loss.progress == pytest.approx(5 / 6)
+
+
+def test_drawn_examples_that_cannot_fit_are_left_out_and_counted():
+    settings = ModelSettings(
+        max_query_tokens=26,
+        prompts={"qa": {"instruction": "ask " * 12, "drawn_examples": 2}},
+    )
+    rows = RowSet(Row(f"query {i}", f"answer {i} " + "text " * 9, source="qa") for i in range(4))
+    recorder = Recorder()
+    collator = RowCollator(
+        rows,
+        recorder,
+        prompts=settings.task_prompts(),
+        drawn_examples={"qa": 2},
+        count_tokens=lambda text: len(text.split()),
+    )
+    collator([{"row": place} for place in range(4)])
+    assert 0 < collator.without_examples <= 4  # some rows may have drawn none
+    assert all("Response:" not in text for text in recorder.calls[0][0])

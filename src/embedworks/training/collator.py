@@ -17,7 +17,7 @@ from embedworks._core.validation import check_choice
 from embedworks.data import Row, RowSet, content_key
 from embedworks.data.rows import RowInput
 from embedworks.data.templates import Example, TaskPrompts, draw_examples
-from embedworks.errors import InputError, UnknownNameError
+from embedworks.errors import BudgetError, InputError, UnknownNameError
 
 __all__ = ["RowCollator"]
 
@@ -53,6 +53,7 @@ class RowCollator:
     Attributes:
         sources: Names of the sources, in the order of ``row_source``.
         counts: Negatives per row, by group.
+        without_examples: Rows shown so far without the examples drawn for them: none would fit.
 
     Raises:
         InputError: When K is smaller than 0, or a group that needs negatives has none at all.
@@ -97,6 +98,7 @@ class RowCollator:
         self._source_number = {name: place for place, name in enumerate(self.sources)}
         self._groups = dict(groups or {})
         self.counts = self._count(negatives)
+        self.without_examples = 0
         self._keys: dict[int, tuple[int, ...]] = {}
         self._number_facts()
         if prompts is not None:
@@ -226,15 +228,24 @@ class RowCollator:
         shown = []
         for row, examples in zip(rows, drawn, strict=True):
             limit = self.drawn_examples.get(row.source)
-            shown.append(
-                self.prompts.apply(
-                    row,
-                    count_tokens=self.count_tokens,
-                    truncate=None if self.count_tokens is None else self._truncate,
-                    examples=None if limit is None else examples[:limit],
-                )
-            )
+            try:
+                shown.append(self._shown(row, None if limit is None else examples[:limit]))
+            except BudgetError:
+                if not limit or not examples:
+                    raise
+                # Not even one of the drawn examples fits beside the query.
+                shown.append(self._shown(row, ()))
+                self.without_examples += 1
         return shown
+
+    def _shown(self, row: Row, examples: Sequence[Example] | None) -> Row:
+        assert self.prompts is not None  # else nothing is put before a text
+        return self.prompts.apply(
+            row,
+            count_tokens=self.count_tokens,
+            truncate=None if self.count_tokens is None else self._truncate,
+            examples=examples,
+        )
 
     def _truncate(self, text: str, tokens: int) -> str:
         """Return the longest beginning of at most that many tokens."""
