@@ -127,6 +127,7 @@ def test_code_runs(page, document_folder, tmp_path, monkeypatch, request):
     if "<!-- uses: runs/docs -->" in page.read_text(encoding="utf-8"):
         shutil.copytree(request.getfixturevalue("finished_run"), tmp_path / "runs" / "docs")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the program sets it
     space = {"__name__": "__main__"}
     for block in blocks(page):

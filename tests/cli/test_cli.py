@@ -15,8 +15,8 @@ from embedworks.cli.app import run
 from embedworks.errors import EmbedworksError
 
 COMMANDS = (
-    "adapt", "demo", "encode", "evaluate", "index", "info", "list", "reproduce", "search",
-    "synthesize", "train",
+    "adapt", "compare", "demo", "encode", "evaluate", "index", "info", "limits", "list",
+    "reproduce", "search", "synthesize", "train",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from embedworks.errors import EmbedworksError
 
@@ -32,14 +33,15 @@ def emit_json(value: Any) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; numbers are right-aligned."""
+    """Print a table; numbers are right-aligned, and brackets are no markup."""
     rows = [list(row) for row in rows]
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    head = Text(title) if title else None
+    table = Table(title=head, title_justify="left", title_style="bold", box=None)
     for place, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[place], (int, float)) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
     console.print(table)
 
 

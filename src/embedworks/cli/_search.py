@@ -1,4 +1,4 @@
-"""``embedworks search`` and ``evaluate``."""
+"""``embedworks search``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ RunArgument = Annotated[Path, typer.Argument(help="Run folder, made by `adapt` o
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command()(search)
-    app.command()(evaluate)
 
 
 def search(
@@ -53,39 +52,6 @@ def search(
     show_hits(hits)
     if plan:
         console.print(f"\n{plan}", style="dim", markup=False)
-
-
-def evaluate(
-    run: RunArgument,
-    queries: Annotated[
-        Path, typer.Option(help="Parquet, CSV or JSONL with columns query_id, text.")
-    ],
-    qrels: Annotated[
-        Path, typer.Option(help="Parquet, CSV or JSONL with query_id, doc_id, relevance.")
-    ],
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Metric such as ndcg@10; may be repeated.")
-    ] = None,
-    base: Annotated[
-        bool, typer.Option(help="Also score the base model; encodes the collection with it.")
-    ] = True,
-    json: JsonFlag = False,
-) -> None:
-    """Score a run on judged queries: BM25, base, adapted and hybrid, with intervals."""
-    from embedworks.evaluation import format_table, load_qrels, load_queries
-    from embedworks.training import SYSTEM_LABELS, evaluate_run_folder
-
-    comparison, milliseconds = evaluate_run_folder(
-        run,
-        load_queries(queries),
-        load_qrels(qrels),
-        metrics=metric or ("ndcg@10", "recall@10", "mrr@10"),
-        with_base=base,
-    )
-    if json:
-        emit_json({"comparison": comparison.to_dict(), "ms_per_query": milliseconds})
-        return
-    console.print(format_table(comparison, labels=SYSTEM_LABELS), markup=False)
 
 
 def show_hits(hits: Sequence[Hit], *, passages: bool = True) -> None:

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 import embedworks
-from embedworks.cli import _adapt, _inspect, _reproduce, _search, _synthesize, _train
+from embedworks.cli import (
+    _adapt,
+    _compare,
+    _evaluate,
+    _inspect,
+    _limits,
+    _reproduce,
+    _search,
+    _synthesize,
+    _train,
+)
 from embedworks.cli._output import fail, prepare_process
 from embedworks.errors import EmbedworksError
 
@@ -21,7 +31,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (_adapt, _search, _train, _synthesize, _reproduce, _inspect):
+for module in (
+    _adapt,
+    _compare,
+    _search,
+    _evaluate,
+    _train,
+    _synthesize,
+    _reproduce,
+    _limits,
+    _inspect,
+):
     module.register(app)
 
 

@@ -162,6 +162,18 @@ TEMPLATES.add(
     summary="Instruct: ...\\nQuery:... without a space after the colon.",
 )
 
+TEMPLATES.add(
+    "prepend",
+    InstructionTemplate(query="{instruction} {text}"),
+    summary="The instruction, a space, the query.",
+)
+TEMPLATES.add(
+    "bge",
+    InstructionTemplate(query="{instruction}{text}"),
+    summary="The instruction right before the query, without a space of its own.",
+)
+TEMPLATES.add("e5-instruct", InstructionTemplate(), summary="As nv-embed; e5-mistral's too.")
+
 
 @dataclass(frozen=True)
 class TaskPrompt:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["MAX_ROWS", "clip", "data_table", "esc", "number", "seconds", "section"]
+__all__ = [
+    "MAX_ROWS",
+    "clip",
+    "data_table",
+    "esc",
+    "facts_list",
+    "key_figures",
+    "number",
+    "seconds",
+    "section",
+]
 
 #: Rows shown of a table whose length the data decides.
 MAX_ROWS = 100
@@ -76,6 +86,7 @@ def data_table(
     sortable: bool = False,
     marked: Sequence[bool] = (),
     numeric: Sequence[bool] = (),
+    wide: bool = False,
 ) -> str:
     """Build a table; cells and header are HTML already, the caption is text.
 
@@ -86,6 +97,7 @@ def data_table(
         sortable: Whether headings sort the rows (needs the page's script).
         marked: For each row, whether it is emphasised.
         numeric: For each column, whether it is right-aligned; all but the first if not given.
+        wide: Whether the first column stays in sight while the others are scrolled.
     """
     marks = list(marked) or [False] * len(rows)
     right = list(numeric) or [place > 0 for place in range(len(header))]
@@ -99,7 +111,8 @@ def data_table(
     more = ""
     if len(rows) > MAX_ROWS:
         more = f'<p class="note">{len(rows) - MAX_ROWS:,} more rows are not shown.</p>'
-    kind = ' class="sortable"' if sortable else ""
+    names = " ".join(["sortable"] * sortable + ["wide"] * wide)
+    kind = f' class="{names}"' if names else ""
     return (
         f'<div class="scroll" role="region" aria-label="{esc(caption)}" tabindex="0">'
         f"<table{kind}><caption>{esc(caption)}</caption>"
@@ -110,3 +123,21 @@ def data_table(
 def section(anchor: str, title: str, content: str) -> str:
     """Build a titled section of the page; ``content`` is HTML."""
     return f'<section id="{esc(anchor)}"><h2>{esc(title)}</h2>{content}</section>'
+
+
+def facts_list(facts: Mapping[str, str]) -> str:
+    """Build a list of labels with values, both texts; "" when there are none."""
+    items = "".join(
+        f"<dt>{esc(clip(label, 80))}</dt><dd>{esc(clip(value, 500))}</dd>"
+        for label, value in list(facts.items())[:MAX_ROWS]
+    )
+    return f'<dl class="facts">{items}</dl>' if items else ""
+
+
+def key_figures(figures: Mapping[str, str]) -> str:
+    """Build the row of large figures at the top, at most eight; "" when there are none."""
+    items = "".join(
+        f"<div><dt>{esc(clip(label, 60))}</dt><dd>{esc(clip(value, 40))}</dd></div>"
+        for label, value in list(figures.items())[:8]
+    )
+    return f'<dl class="figures">{items}</dl>' if items else ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 
-from embedworks.evaluation._html import esc
+from embedworks.evaluation._html import esc, section
 
-__all__ = ["page"]
+__all__ = ["frame", "page"]
 
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fcfbf8;--raised:#fff;--ink:#1b1d21;--soft:#565b63;
@@ -90,6 +91,7 @@ overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:0 0 14px;border:1px solid var(--line);border-radius:10px;
 background:var(--raised)}
 table{border-collapse:collapse;width:100%;font-size:15px}
+caption{max-width:calc(100vw - 48px)}
 caption{padding:12px 14px 8px;text-align:left;color:var(--soft);font-size:14px}
 th,td{padding:9px 14px;text-align:left;vertical-align:top;border-top:1px solid var(--line);
 unicode-bidi:isolate}
@@ -133,6 +135,24 @@ details pre{margin:0;padding:4px 16px 14px;overflow-x:auto}
 details .scroll{border:0;margin:0}
 .panels>.scroll{margin:0;align-self:start}
 footer{padding-block:44px 40px;color:var(--soft);font-size:14px}
+svg .line{fill:none;stroke-width:2.2;stroke-linejoin:round}
+svg .zero{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:3 3}
+svg .l0{stroke:var(--g0)}svg .l1{stroke:var(--g1)}svg .l2{stroke:var(--g2)}svg .l3{stroke:var(--g3)}
+svg .l4{stroke:var(--g4)}svg .l5{stroke:var(--g5)}svg .l6{stroke:var(--g6)}svg .l7{stroke:var(--g7)}
+.best{color:var(--own);font-weight:600}.tied{color:var(--own)}
+.filters{display:flex;flex-wrap:wrap;gap:8px 16px;margin:0 0 12px;font-size:14px}
+.filters select{font:inherit;max-width:100%;padding:4px 8px;color:var(--ink);
+background:var(--raised);border:1px solid var(--line);border-radius:6px}
+table.wide tbody th{position:sticky;left:0;background:var(--raised);min-width:min(11em,34vw)}
+table.wide tr.own th{background:var(--own-wash)}
+table.wide th small{display:block;color:var(--soft);font-weight:400;font-size:13px}
+details.failure{margin:0 0 6px}
+details.failure summary{overflow-wrap:anywhere}
+details.failure summary small{color:var(--soft);font-weight:400;font-size:13px;margin-left:8px}
+details.failure .failures{padding:0 16px}
+details.failure .failures h3{font-size:15.5px;font-weight:500}
+details.failure .two li{display:block}
+details>.facts,details>h3{margin:10px 16px 14px}
 @media (max-width:560px){main,header,footer{padding-inline:16px}header{padding-top:32px}
 .two,.failures .note{margin-left:0}th,td{padding:8px 10px}
 dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:8px}
@@ -209,10 +229,52 @@ if(map){
     });
   });
 }
+var failed=document.querySelectorAll("details.failure"),bar=document.querySelector(".filters");
+if(bar&&failed.length){
+  var chosen={};
+  var count=document.createElement("span");
+  count.className="note";
+  var apply=function(){
+    var shown=0;
+    failed.forEach(function(item){
+      var off=Object.keys(chosen).some(function(key){
+        return chosen[key]&&item.dataset[key]!==chosen[key];});
+      item.hidden=off;
+      if(!off)shown++;});
+    count.textContent=shown+" of "+failed.length+" lists";
+  };
+  ["task","system"].forEach(function(key){
+    var label=document.createElement("label"),select=document.createElement("select"),seen=[];
+    failed.forEach(function(item){
+      if(seen.indexOf(item.dataset[key])<0)seen.push(item.dataset[key]);});
+    select.add(new Option("every "+key,""));
+    seen.forEach(function(name){select.add(new Option(name,name));});
+    select.addEventListener("change",function(){chosen[key]=select.value;apply();});
+    label.append(key+" ",select);
+    bar.append(label);
+  });
+  bar.append(count);
+  apply();
+}
 addEventListener("beforeprint",function(){
   document.querySelectorAll("details").forEach(function(item){item.open=true;});});
 })();
 """
+
+
+def frame(head: str, sections: Mapping[str, tuple[str, str]]) -> str:
+    """Return header, links and sections; all HTML.
+
+    Args:
+        head: What stands above the links.
+        sections: Title -> (anchor, content); those without content are left out.
+    """
+    present = {title: part for title, part in sections.items() if part[1]}
+    links = "".join(f'<a href="#{a}">{esc(t)}</a>' for t, (a, _) in present.items())
+    nav = f'<nav aria-label="Sections">{links}</nav>' if links else ""
+    content = "".join(section(anchor, title, html) for title, (anchor, html) in present.items())
+    foot = "Written by embedworks. This file needs no network and holds all its data."
+    return f"<header>{head}{nav}</header><main>{content}</main><footer>{foot}</footer>"
 
 
 def page(title: str, body: str) -> str:

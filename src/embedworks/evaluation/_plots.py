@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedworks.evaluation._html import clip, esc
-from embedworks.evaluation.intervals import Interval
+from embedworks.evaluation.intervals import Difference, Interval
 
 __all__ = [
     "MAP_GROUPS",
     "curve_plot",
     "dot_plot",
+    "lines_plot",
     "map_groups",
     "mark",
     "scatter_plot",
@@ -33,17 +34,17 @@ _MARKS = (
 
 
 def dot_plot(
-    rows: Sequence[tuple[str, Interval]],
+    rows: Sequence[tuple[str, Interval | Difference]],
     *,
     title: str,
     x_label: str,
     own: Sequence[bool],
     width: float = 340.0,
 ) -> str:
-    """Draw a mean with its interval per row on a common axis.
+    """Draw a mean with its interval per row on a common axis; differences beside a line at 0.
 
     Args:
-        rows: (label, interval) from top to bottom.
+        rows: (label, interval or difference) from top to bottom.
         title: Heading of the panel.
         x_label: Name and unit of the axis.
         own: For each row, whether it is the system under study (drawn in colour).
@@ -51,9 +52,10 @@ def dot_plot(
     """
     left, right, step, top = 8.0, 14.0, 42.0, 34.0
     bottom = top + step * len(rows)
-    low, high, ticks = _axis(
-        min(interval.low for _, interval in rows), max(interval.high for _, interval in rows), 5
-    )
+    gaps = any(isinstance(interval, Difference) for _, interval in rows)
+    ends = [end for _, interval in rows for end in (interval.low, interval.high)]
+    ends += [-0.005, 0.005] if gaps else []  # smaller differences are none
+    low, high, ticks = _axis(min(ends), max(ends), 5)
 
     def x(value: float) -> float:
         return left + (value - low) / (high - low) * (width - left - right)
@@ -61,13 +63,25 @@ def dot_plot(
     parts = [f'<text class="title" x="{left}" y="16">{esc(title)}</text>']
     for tick in ticks:
         parts.append(_line("grid", x(tick), top - 6, x(tick), bottom + 2))
-        parts.append(_text("tick", x(tick), bottom + 16, f"{tick:g}", "middle"))
+        anchor = "start" if x(tick) - left < 16 else "middle"
+        parts.append(_text("tick", x(tick), bottom + 16, f"{tick:g}", anchor))
     parts.append(_text("axis", (left + width - right) / 2, bottom + 34, x_label, "middle"))
+    if gaps:
+        parts.append(_line("zero", x(0.0), top - 6, x(0.0), bottom + 2))
     for place, ((label, interval), mine) in enumerate(zip(rows, own)):
         y = top + step * place
         kind = "own" if mine else "other"
+        form = "+.3f" if gaps else ".3f"
         parts.append(_text(f"label {kind}", left, y + 10, clip(label, 34)))
-        parts.append(_text(f"value {kind}", width - right, y + 10, f"{interval.mean:.3f}", "end"))
+        parts.append(
+            _text(
+                f"value {kind}",
+                width - right,
+                y + 10,
+                f"{round(interval.mean, 3) + 0.0:{form}}",
+                "end",
+            )
+        )
         parts.append(_line(f"range {kind}", x(interval.low), y + 23, x(interval.high), y + 23))
         parts.append(
             f'<circle class="dot {kind}" cx="{x(interval.mean):.1f}" cy="{y + 23:.1f}" r="5.5"/>'
@@ -131,6 +145,78 @@ def curve_plot(
         f"{y_values[-1]:.4g} at {x_values[-1]:g}.{best}"
     )
     return _svg(width, height, summary, parts)
+
+
+def lines_plot(
+    curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Draw lines, named at the right when there are several; x doubles where it spans much.
+
+    Args:
+        curves: (name, x values, y values); x ascending.
+        title: Heading of the panel.
+        x_label: Name and unit of the horizontal axis.
+        y_label: Name and unit of the vertical axis.
+    """
+    width, height, left, top, bottom = 470.0, 300.0, 58.0, 40.0, 52.0
+    right = 18.0 if len(curves) == 1 else 132.0
+    places = sorted({a for _, xs, _ in curves for a in xs})
+    double = places[0] > 0 and places[-1] >= 8 * places[0]
+    scale = math.log2 if double else float
+    x_low, x_high, ticks = _axis(scale(places[0]), scale(places[-1]), 6, pad=0.03)
+    y_low, y_high, y_ticks = _axis(
+        min(b for _, _, ys in curves for b in ys), max(b for _, _, ys in curves for b in ys), 5
+    )
+
+    def x(value: float) -> float:
+        return left + (scale(value) - x_low) / (x_high - x_low) * (width - left - right)
+
+    def y(value: float) -> float:
+        return height - bottom - (value - y_low) / (y_high - y_low) * (height - top - bottom)
+
+    parts = [f'<text class="title" x="8" y="16">{esc(title)}</text>']
+    for tick in y_ticks:
+        parts.append(_line("grid", left, y(tick), width - right, y(tick)))
+        parts.append(_text("tick", left - 8, y(tick) + 4, f"{tick:g}", "end"))
+    shown = -math.inf
+    for tick in places if double else ticks:
+        parts.append(_line("grid", x(tick), height - bottom, x(tick), height - bottom + 5))
+        if x(tick) - shown >= 30:
+            parts.append(_text("tick", x(tick), height - bottom + 19, f"{tick:,g}", "middle"))
+            shown = x(tick)
+    parts.append(_text("axis", (left + width - right) / 2, height - 8, x_label, "middle"))
+    parts.append(
+        f'<text class="axis" text-anchor="middle" transform="translate(13 '
+        f'{(top + height - bottom) / 2:.0f}) rotate(-90)">{esc(y_label)}</text>'
+    )
+    for slot, (_, xs, ys) in enumerate(curves[:MAP_GROUPS]):
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys))
+        parts.append(f'<polyline class="line l{slot}" points="{path}"/>')
+        parts += [
+            f'<circle class="g{slot}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3.5"/>'
+            for a, b in zip(xs, ys)
+        ]
+    placed = top
+    named = sorted(enumerate(curves[:MAP_GROUPS]), key=lambda item: -item[1][2][-1])
+    for left_over, (slot, (name, _, ys)) in zip(range(len(named), 0, -1), named):
+        if len(curves) == 1:
+            break
+        room = height - bottom - 15 * (left_over - 1)
+        placed = min(max(placed, y(ys[-1]) + 4), room)
+        parts.append(
+            f'<circle class="g{slot}" cx="{width - right + 10:.1f}" cy="{placed - 4:.1f}" r="3.5"/>'
+        )
+        parts.append(_text("tick", width - right + 18, placed, clip(name, 18)))
+        placed += 15
+    summary = "; ".join(
+        f"{name} from {ys[0]:.4g} at {xs[0]:g} to {ys[-1]:.4g} at {xs[-1]:g}"
+        for name, xs, ys in curves
+    )
+    return _svg(width, height, f"{title}. {y_label} over {x_label}: {summary}", parts)
 
 
 def thin_curve(

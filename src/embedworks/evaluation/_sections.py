@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from embedworks.evaluation._html import MAX_ROWS, clip, data_table, esc, number, seconds, section
+from embedworks.evaluation._html import (
+    MAX_ROWS,
+    clip,
+    data_table,
+    esc,
+    facts_list,
+    key_figures,
+    number,
+    seconds,
+)
+from embedworks.evaluation._page import frame
 from embedworks.evaluation._plots import (
     MAP_GROUPS,
     curve_plot,
@@ -42,25 +52,16 @@ def body(data: ReportData) -> str:
         "Time": ("time", _time(data)),
         "How to repeat it": ("repeat", _repeat(data)),
     }
-    present = {title: (anchor, html) for title, (anchor, html) in sections.items() if html}
-    links = "".join(f'<a href="#{a}">{esc(t)}</a>' for t, (a, _) in present.items())
-    nav = f'<nav aria-label="Sections">{links}</nav>' if links else ""
-    content = "".join(section(anchor, title, html) for title, (anchor, html) in present.items())
-    foot = "Written by embedworks. This file needs no network and holds all its data."
-    return f"<header>{_head(data)}{nav}</header><main>{content}</main><footer>{foot}</footer>"
+    return frame(_head(data), sections)
 
 
 def _head(data: ReportData) -> str:
     kicker = f'<p class="kicker">{esc(clip(data.kicker, 200))}</p>' if data.kicker else ""
-    figures = "".join(
-        f"<div><dt>{esc(clip(label, 60))}</dt><dd>{esc(clip(value, 40))}</dd></div>"
-        for label, value in list(data.key_figures.items())[:8]
-    )
     notes = "".join(f"<li>{esc(clip(note, 600))}</li>" for note in data.notes[:MAX_ROWS])
     return (
         f"{kicker}<h1>{esc(clip(data.title, 200))}</h1>"
         f'<p class="verdict">{esc(clip(data.verdict, 1000))}</p>'
-        + (f'<dl class="figures">{figures}</dl>' if figures else "")
+        + key_figures(data.key_figures)
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )
 
@@ -336,9 +337,9 @@ def _bars(stage: StageTime, longest: float) -> str:
 
 
 def _repeat(data: ReportData) -> str:
-    html = _facts(data.provenance)
+    html = facts_list(data.provenance)
     if data.prompts:
-        html += "<h3>Prompts</h3>" + _facts(
+        html += "<h3>Prompts</h3>" + facts_list(
             {name: repr(text) if text else "none" for name, text in data.prompts.items()}
         )
     if data.recipe:
@@ -348,11 +349,3 @@ def _repeat(data: ReportData) -> str:
         )
         html += f"<details><summary>Recipe</summary><pre>{esc(text + cut)}</pre></details>"
     return html
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    items = "".join(
-        f"<dt>{esc(clip(label, 80))}</dt><dd>{esc(clip(value, 500))}</dd>"
-        for label, value in list(facts.items())[:MAX_ROWS]
-    )
-    return f'<dl class="facts">{items}</dl>' if items else ""

@@ -1,4 +1,4 @@
-"""Read queries and judgements from Parquet, CSV or JSONL files."""
+"""Read queries and judgements from Parquet, CSV, TSV or JSONL files."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from embedworks.errors import (
     NotFoundError,
 )
 
-__all__ = ["load_qrels", "load_queries"]
+__all__ = ["as_relevance", "load_qrels", "load_queries"]
 
 Columns = dict[str, list[Any]]
 
 
-def load_queries(path: str | Path) -> dict[str, str]:
-    r"""Read queries from a Parquet, CSV or JSONL file with the columns ``query_id, text``.
+def load_queries(
+    path: str | Path, *, columns: tuple[str, str] = ("query_id", "text")
+) -> dict[str, str]:
+    r"""Read queries from a Parquet, CSV, TSV or JSONL file with the columns ``query_id, text``.
 
     Ids are read as text, so ``007`` in a CSV stays ``007``; integers become their digits. Other
     columns are ignored. Queries without text are left out with a counted `DataWarning`.
 
     Args:
-        path: File whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
+        path: File whose name ends in ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl``.
+        columns: Names of the two columns in the file.
 
     Returns:
         Query id -> text, in the order of the file.
@@ -52,12 +55,13 @@ def load_queries(path: str | Path) -> dict[str, str]:
         {'1': 'how do I copy a file?'}
     """
     path = Path(path)
-    columns = _read_columns(path, ["query_id", "text"])
+    id_name, text_name = columns
+    values = _read_columns(path, columns)
     queries: dict[str, str] = {}
-    for row, (raw_id, text) in enumerate(zip(columns["query_id"], columns["text"], strict=True), 1):
-        query = _as_id(raw_id, "query_id", path, row)
+    for row, (raw_id, text) in enumerate(zip(values[id_name], values[text_name], strict=True), 1):
+        query = _as_id(raw_id, id_name, path, row)
         if query in queries:
-            raise DuplicateIdError(f"{path}: query_id {query!r} occurs again in row {row}.")
+            raise DuplicateIdError(f"{path}: {id_name} {query!r} occurs again in row {row}.")
         if text is not None and not isinstance(text, str):
             raise InputError(
                 f"{path}: text in row {row} must be a string, got {type(text).__name__}."
@@ -73,12 +77,18 @@ def load_queries(path: str | Path) -> dict[str, str]:
     return kept
 
 
-def load_qrels(path: str | Path) -> dict[str, dict[str, int]]:
+def load_qrels(
+    path: str | Path, *, columns: tuple[str, str, str] = ("query_id", "doc_id", "relevance")
+) -> dict[str, dict[str, int]]:
     r"""Read judgements: a file with the columns ``query_id, doc_id, relevance``.
 
     Relevance is a whole number of at least 0; 0 says "judged, not relevant". Formats and ids as
     in `load_queries`. Whether the ids are known is checked by
     `embedworks.evaluation.RetrievalTask`.
+
+    Args:
+        path: File whose name ends in ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl``.
+        columns: Names of the three columns in the file.
 
     Returns:
         Query id -> document id -> relevance.
@@ -98,19 +108,19 @@ def load_qrels(path: str | Path) -> dict[str, dict[str, int]]:
         {'1': {'shutil': 1}}
     """
     path = Path(path)
-    columns = _read_columns(path, ["query_id", "doc_id", "relevance"])
+    values = _read_columns(path, columns)
     qrels: dict[str, dict[str, int]] = {}
-    rows = zip(columns["query_id"], columns["doc_id"], columns["relevance"], strict=True)
+    rows = zip(*(values[column] for column in columns), strict=True)
     for row, (raw_query, raw_doc, raw_relevance) in enumerate(rows, 1):
-        query = _as_id(raw_query, "query_id", path, row)
-        doc = _as_id(raw_doc, "doc_id", path, row)
+        query = _as_id(raw_query, columns[0], path, row)
+        doc = _as_id(raw_doc, columns[1], path, row)
         judged = qrels.setdefault(query, {})
         if doc in judged:
             raise DuplicateIdError(
                 f"{path}: document {doc!r} is judged a second time for query {query!r} "
                 f"in row {row}. Keep one judgement for each pair."
             )
-        judged[doc] = _as_relevance(raw_relevance, path, row)
+        judged[doc] = as_relevance(raw_relevance, path, row)
     if not qrels:
         raise EmptyInputError(f"{path} has no judgements.")
     return qrels
@@ -125,7 +135,17 @@ def _as_id(value: Any, column: str, path: Path, row: int) -> str:
     return value
 
 
-def _as_relevance(value: Any, path: Path, row: int) -> int:
+def as_relevance(value: Any, path: str | Path, row: int) -> int:
+    """Return a relevance as an integer of at least 0.
+
+    Args:
+        value: A number, or text of one.
+        path: Where it was read, for messages.
+        row: Its row there, from 1.
+
+    Raises:
+        InputError: When it is negative, NaN, fractional or no number.
+    """
     where = f"{path}: relevance in row {row} must be a whole number of at least 0, got {value!r}"
     try:
         number = float(value)
@@ -177,18 +197,19 @@ def _read_csv(path: Path, names: Sequence[str]) -> Columns:
     columns: Columns = {name: [] for name in names}
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
-            rows = csv.DictReader(handle, strict=True)
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            rows = csv.DictReader(handle, delimiter=delimiter, strict=True)
             _check_header(rows.fieldnames or [], names, path)
             for number, row in enumerate(rows, 1):
                 if None in row or None in row.values():
                     raise FormatError(
                         f"{path}: row {number} has not as many fields as the header. "
-                        "Put quotes around texts that contain commas."
+                        "Put quotes around texts that contain commas or tabs."
                     )
                 for name in names:
                     columns[name].append(row[name])
     except (csv.Error, UnicodeDecodeError) as error:
-        raise FormatError(f"{path} is not a readable UTF-8 CSV file: {error}") from error
+        raise FormatError(f"{path} is not a readable UTF-8 table: {error}") from error
     return columns
 
 
@@ -216,4 +237,5 @@ _READERS: dict[str, Callable[[Path, Sequence[str]], Columns]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
+    ".tsv": _read_csv,
 }

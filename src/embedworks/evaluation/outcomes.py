@@ -9,12 +9,13 @@ were resampled alike and the differences of their values are the paired bootstra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from embedworks._core.seeding import generator
+from embedworks._core.validation import check_choice
 from embedworks.errors import EmptyInputError, FormatError
 from embedworks.evaluation._records import check_keys, flat_from_dict
 from embedworks.evaluation.intervals import (
@@ -25,17 +26,27 @@ from embedworks.evaluation.intervals import (
     paired_difference,
 )
 
-__all__ = ["Cost", "Failure", "Resampling", "Score", "TaskResult", "shorten"]
+__all__ = ["BETTER", "Cost", "Failure", "Resampling", "Score", "TaskResult", "shorten"]
+
+#: Which figures of a task are good ones -> in words. Those near zero are, for signed effects as in
+#: bias tests; those near a half, for shares of two choices; neither, for mere descriptions.
+BETTER = {
+    "higher": "more is better",
+    "lower": "less is better",
+    "zero": "zero is best",
+    "half": "one half is best",
+    "neither": "neither more nor less is better",
+}
 
 
 def shorten(text: str, limit: int = 160) -> str:
-    """Return a text on one line, cut with an ellipsis.
+    """Return a text on one line, cut with an ellipsis; half characters become question marks.
 
     Example:
         >>> shorten("a  long   text", 8)
         'a long …'
     """
-    line = " ".join(text.split())
+    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
@@ -170,6 +181,32 @@ class Score:
         p_value = min(1.0, 2 * (1 + side) / (1 + len(gaps)))
         return Difference(mean, low, high, p_value, n, level)
 
+    def negated(self) -> Score:
+        """Return the score with the other sign, for figures of which less is better.
+
+        Example:
+            >>> Score.of_values([0.0, 1.0]).negated().interval.mean
+            -0.5
+        """
+        span = self.interval
+        interval = replace(span, mean=-span.mean, low=-span.high, high=-span.low)
+        return Score(
+            interval, tuple(-v for v in self.values), tuple(-value for value in self.replicates)
+        )
+
+    def shifted(self, by: float) -> Score:
+        """Return the score with a constant added.
+
+        Example:
+            >>> Score.of_values([0.0, 1.0]).shifted(-0.5).interval.mean
+            0.0
+        """
+        span = self.interval
+        interval = replace(span, mean=span.mean + by, low=span.low + by, high=span.high + by)
+        return Score(
+            interval, tuple(v + by for v in self.values), tuple(v + by for v in self.replicates)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
         return {
@@ -281,11 +318,60 @@ class TaskResult:
     """What else there is to know, as JSON values: prompts, chance level, sub-tables."""
     cost: Cost = Cost()
     """What it took; filled in by the runner."""
+    better: str = ""
+    """Which figures of the main metric are good ones, one of `BETTER`. If not given: high ones, low
+    ones for leakage, and neither for bias, where the task must say what is good."""
+
+    def __post_init__(self) -> None:
+        if not self.better:
+            usual = {"leakage": "lower", "bias": "neither"}.get(self.kind, "higher")
+            object.__setattr__(self, "better", usual)
+        check_choice(self.better, BETTER, name="better")
 
     @property
     def main(self) -> Score:
         """The score of the main metric."""
         return self.scores[self.metric]
+
+    @property
+    def goodness(self) -> Score:
+        """The main score, turned where less is better: more is always better.
+
+        Where zero or a half is best, it is the negated distance to it on the side where the score
+        lies. For mere descriptions it is the score as it is.
+        """
+        if self.better in ("higher", "neither"):
+            return self.main
+        if self.better == "lower":
+            return self.main.negated()
+        apart = self.main.shifted(-0.5 if self.better == "half" else 0.0)
+        return apart.negated() if apart.interval.mean > 0 else apart
+
+    def gain_over(self, other: TaskResult, resampling: Resampling | None = None) -> Difference:
+        """Return by how much this result is better than another system's on the same items.
+
+        Positive is better, whatever the direction of the metric.
+
+        Raises:
+            FormatError: When the results are of different tasks, metrics or items.
+
+        Example:
+            >>> few = TaskResult("t", "bias", "gap", {"gap": Score.of_values([0.1, 0.1])},
+            ...                  better="lower")
+            >>> many = TaskResult("t", "bias", "gap", {"gap": Score.of_values([0.4, 0.6])},
+            ...                   better="lower")
+            >>> few.gain_over(many).mean
+            0.4
+        """
+        for what in ("task", "metric", "better", "items"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                shown = "" if what == "items" else f" ({mine!r} and {theirs!r})"
+                raise FormatError(
+                    f"Results on {self.task!r} cannot be paired: they differ in {what}{shown}. "
+                    "Evaluate both systems on the same data."
+                )
+        return self.goodness.minus(other.goodness, resampling)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
@@ -299,6 +385,7 @@ class TaskResult:
             "failures": [failure.to_dict() for failure in self.failures],
             "details": dict(self.details),
             "cost": self.cost.to_dict(),
+            "better": self.better,
         }
 
     @classmethod
@@ -319,4 +406,5 @@ class TaskResult:
             failures=tuple(Failure.from_dict(failure) for failure in record["failures"]),
             details=dict(record["details"]),
             cost=Cost.from_dict(record["cost"]),
+            better=record["better"],
         )

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from embedworks._core.files import read_json, write_json
+from embedworks._core.files import read_json, sha256_of_text, write_json
 from embedworks._core.memory import PeakMemory
 from embedworks._core.progress import progress
 from embedworks._core.validation import check_unique
@@ -159,13 +159,14 @@ def load_results(out: str | Path) -> list[SystemResult]:
 
 
 def file_name(name: str) -> str:
-    """Return a name as it can stand in a path.
+    """Return a name as it can stand in a path; different names stay different.
 
     Example:
-        >>> file_name("org/model[:64]")
-        'org-model-64'
+        >>> file_name("minilm"), file_name("org/model[:64]")
+        ('minilm', 'org-model-64-...')
     """
-    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "system"
+    plain = re.sub(r"[^\w.]+", "-", name).strip("-.")
+    return plain if plain == name else f"{plain}-{sha256_of_text(name)[:8]}".lstrip("-")
 
 
 def _with_task(

@@ -157,7 +157,7 @@ class EncoderSystem:
         """Return a system whose vectors are this one's, changed: cut, quantised, whitened.
 
         Args:
-            name: Name in tables, which also tells its fingerprint apart.
+            name: Name in tables; the fingerprint stays that of the model.
             transform: Vectors (N, D) to vectors (N, D').
         """
         other = EncoderSystem(
@@ -183,13 +183,22 @@ class EncoderSystem:
             "kind": "encoder",
             "model": type(self.model).__name__,
             "fingerprint": self.fingerprint,
-            "dimension": int(self.encode(["dimension"]).shape[1]),
+            "dimension": self._dimension(),
             "parameters": parameters,
             "max_tokens": getattr(self.model, "max_seq_length", None),
             "similarity": self.similarity,
             "prompts": dict(getattr(self.model, "prompts", None) or {}),
             "template": self.template.to_dict(),
         }
+
+    def _dimension(self) -> int:
+        known = getattr(self.model, "get_embedding_dimension", None)
+        dimension = known() if known is not None else None
+        if dimension is None:
+            return int(self.encode(["dimension"]).shape[1])
+        if self._transform is None:
+            return int(dimension)
+        return int(self._transform(np.ones((1, dimension), dtype=np.float32)).shape[1])
 
     def encode(
         self, texts: Sequence[str], *, role: Role | None = None, instruction: str | None = None
@@ -347,11 +356,13 @@ class EncoderSystem:
         there = ~store.missing(keys)
         if there.any():
             old = [texts[i] for i in np.flatnonzero(there).tolist()]
-            self.usage.texts += len(old)
-            self.usage.cached += len(old)
             self.usage.truncated += count_truncated(self.model, old)
+        before = self.usage.texts
         if not there.all():
             store.add(texts, keys, lambda part: self._encode([str(x) for x in part], role))
+        kept = len(texts) - (self.usage.texts - before)  # repeats within the texts too
+        self.usage.texts += kept
+        self.usage.cached += kept
         return store, keys
 
     def _finish(self, vectors: np.ndarray) -> np.ndarray:

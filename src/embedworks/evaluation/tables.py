@@ -8,7 +8,14 @@ from embedworks._core.validation import check_choice
 from embedworks.evaluation.intervals import Difference
 from embedworks.evaluation.retrieval import Comparison
 
-__all__ = ["distinct_differences", "format_table", "markdown_table", "p_text", "verdict_sentence"]
+__all__ = [
+    "distinct_differences",
+    "format_table",
+    "markdown_rows",
+    "markdown_table",
+    "p_text",
+    "verdict_sentence",
+]
 
 
 def format_table(comparison: Comparison, *, labels: Mapping[str, str] | None = None) -> str:
@@ -59,9 +66,9 @@ def markdown_table(comparison: Comparison, *, labels: Mapping[str, str] | None =
         Markdown that ends with a line on queries and intervals.
     """
     names = _names(comparison, labels)
-    parts = [_markdown_rows(["system", *comparison.metrics], _score_rows(comparison, names))]
+    parts = [markdown_rows(["system", *comparison.metrics], _score_rows(comparison, names))]
     for baseline, block in _difference_rows(comparison, names):
-        parts.append(_markdown_rows([f"minus {baseline}", *comparison.metrics], block))
+        parts.append(markdown_rows([f"minus {baseline}", *comparison.metrics], block))
     return "\n\n".join([*parts, _legend(comparison).replace("*:", r"\*:")]) + "\n"
 
 
@@ -187,7 +194,9 @@ def _legend(comparison: Comparison) -> str:
     )
 
 
-def _markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table; all columns but the first are right-aligned."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(c.replace("|", r"\|").replace("*", r"\*") for c in cells) + " |"
 

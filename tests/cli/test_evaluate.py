@@ -1,0 +1,151 @@
+"""``embedworks evaluate`` on own data, suites and generated tasks, through the real program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedworks.cli._evaluate import default_cache
+from embedworks.cli.app import run
+from embedworks.evaluation import VectorTable, load_results
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path):
+    """Run the program; return (exit code, standard output, standard error)."""
+    import warnings
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("EMBEDWORKS_DATA", str(tmp_path / "nothing"))
+
+    def _call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            run([str(a) for a in arguments])
+        printed = capsys.readouterr()
+        return caught.value.code or 0, printed.out, printed.err
+
+    return _call
+
+
+@pytest.fixture
+def faq(tmp_path):
+    path = tmp_path / "faq.csv"
+    subjects = ("zip archive", "median of numbers", "text wrapping", "temporary folder")
+    rows = [f"where is the {name},Look here for a {name} and more.\n" for name in subjects]
+    path.write_text("query,document\n" + "".join(rows))
+    return path
+
+
+def test_own_data_in_one_line(call, faq, static_folder, tmp_path):
+    code, out, _ = call(
+        "evaluate", static_folder, "bm25", "--data", faq, "--out", tmp_path / "out",
+        "--resamples", "100",
+    )  # fmt: skip
+    assert code == 0
+    assert "faq" in out
+    assert "ndcg@10" in out
+    assert "1.000 [1.00, 1.00]" in out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "report.md").is_file()
+    results = load_results(tmp_path / "out")
+    assert len(results) == 2
+    assert results[0].resampling.n_resamples == 100
+    assert {path.name[:8] for path in default_cache().iterdir()} == {"vectors-"}
+
+
+def test_json_has_the_figures(call, faq):
+    code, out, _ = call("evaluate", "bm25", "--data", faq, "--json", "--no-cache", "--seed", "3")
+    assert code == 0
+    value = json.loads(out)
+    task = value["systems"]["bm25"]["tasks"]["faq"]
+    assert task["scores"]["ndcg@10"]["mean"] == 1.0
+    assert task["cost"]["texts"] == 8
+    assert value["report"] is None
+    assert not default_cache().exists()
+
+
+def test_what_is_skipped_is_said(call, tmp_path):
+    pairs = tmp_path / "similar.csv"
+    pairs.write_text("sentence1,sentence2,score\na cat,one cat,3\nmoon,rat,1\nzip,zip,5\n")
+    code, out, _ = call("evaluate", "bm25", "static", "--data", pairs, "--no-cache")
+    assert code == 0
+    assert "Not run: similar: bm25 ranks documents and gives no vectors" in out
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_failed_task_ends_with_1(call, faq, tmp_path):
+    table = VectorTable(["where is the moon"], np.ones((1, 2))).save(tmp_path / "mine.parquet")
+    code, out, err = call("evaluate", table, "bm25", "--data", faq, "--no-cache")
+    assert code == 1
+    assert "failed" in out
+    assert "1.000" in out
+    assert "have no vector in mine.parquet" in err
+    code, out, _ = call("evaluate", table, "--data", faq, "--json")
+    assert code == 1
+    assert "faq" in json.loads(out)["systems"]["mine"]["errors"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_documents_without_labels(call, documents):
+    code, out, err = call(
+        "evaluate", "bm25", "--data", documents / "first", "--generate", "--task", "first-title"
+    )
+    assert code == 0
+    assert "first-title" in out
+    assert "first-crop" not in out
+    assert "not asked by people" in out
+    assert "Traceback" not in err
+
+
+def test_suites_without_their_data_say_so(call, tmp_path):
+    code, _, err = call("evaluate", "bm25", "--task", "cranfield")
+    assert code == 2
+    assert "cranfield: ir_cranfield_corpus.parquet" in err
+    assert "--data-root" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("bm25", "--data", "{faq}", "--kind", "stss"), "Did you mean 'sts'?"),
+        (("bm25", "--data", "{faq}", "--column", "query"), "must be like query=title"),
+        (("bm25", "--kind", "sts"), "need --data"),
+        (("bm25", "--data", "{faq}", "--generate", "--kind", "sts"), "makes its own tasks"),
+        (("bm25", "--suite", "cor"), "Did you mean 'core'?"),
+        (("bm25", "--data", "{faq}", "--task", "fak"), "Did you mean 'faq'?"),
+        (("bm25", "bm25", "--data", "{faq}"), "must be unique"),
+        (("minilmm", "--data", "{faq}"), "minilm"),
+        (("bm25", "--data", "{faq}", "--no-cache", "--cache", "x"), "not both"),
+        (("bm25", "--data", "{faq}", "--template", "e5"), "templates"),
+        (("bm25", "--data", "{faq}", "--confidence", "2"), "confidence must be in"),
+        (("bm25", "--queries", "q.csv"), "both --queries and --qrels"),
+        (("{run}",), "is a run: judge it with --queries and --qrels"),
+    ],
+)
+def test_mistakes(call, faq, tmp_path, arguments, said):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    filled = [a.format(faq=faq, run=tmp_path / "run") for a in arguments]
+    code, out, err = call("evaluate", *filled)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", "caches/embedworks/vectors"),
+        ("win32", "LOCALAPPDATA", "caches/embedworks/vectors"),
+        ("darwin", "HOME", "caches/Library/Caches/embedworks/vectors"),
+    ],
+)
+def test_where_vectors_stay(monkeypatch, tmp_path, platform, variable, expected):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv(variable, str(tmp_path / "caches"))
+    assert default_cache() == Path(tmp_path / expected)
