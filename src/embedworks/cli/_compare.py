@@ -13,7 +13,7 @@ from embedworks.errors import DuplicateIdError, EmptyInputError, InputError, Not
 
 if TYPE_CHECKING:
     from embedworks.evaluation import SystemResult
-    from embedworks.evaluation.comparing import SystemComparison
+    from embedworks.evaluation.statistics.comparing import SystemComparison
 
 __all__ = ["register"]
 
@@ -46,8 +46,8 @@ def compare(
     json: JsonFlag = False,
 ) -> None:
     """Say which system is better and how sure that is, task by task and on the mean."""
-    from embedworks.evaluation.comparing import compare_systems
-    from embedworks.evaluation.evaluation_report import write_evaluation_report
+    from embedworks.evaluation.reports.evaluation_report import write_evaluation_report
+    from embedworks.evaluation.statistics.comparing import compare_systems
 
     found = _named(systems, results) if results is not None else _read(systems)
     comparison = compare_systems(found, baseline=baseline, correction=correction)
@@ -111,7 +111,7 @@ def _named(names: Sequence[str], folder: Path) -> list[SystemResult]:
 
 
 def _show(comparison: SystemComparison, results: Sequence[SystemResult]) -> None:
-    from embedworks.evaluation.tables import p_text
+    from embedworks.evaluation.reports.tables import p_text
 
     console.print(comparison.sentence(), style="bold", markup=False)
     tasks = list(dict.fromkeys(task for result in results for task in result.tasks))

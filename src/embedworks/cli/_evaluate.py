@@ -120,8 +120,8 @@ def evaluate(
         raise InputError("--kind, --column, --split, --generate and --instruction need --data.")
     from embedworks.data import TEMPLATES
     from embedworks.evaluation import Resampling, evaluate_systems
-    from embedworks.evaluation.evaluation_report import write_evaluation_report
     from embedworks.evaluation.ranking_systems import open_system
+    from embedworks.evaluation.reports.evaluation_report import write_evaluation_report
 
     started = time.perf_counter()
     how = Resampling(confidence, resamples, seed)

@@ -14,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 from embedworks._core.validation import check_choice, check_in_range, check_unique
 from embedworks.data import Row, RowSet, decontaminate, find_near_duplicates
 from embedworks.errors import DataWarning, EmptyInputError
+from embedworks.evaluation.kinds.retrieval import RetrievalTask
+from embedworks.evaluation.kinds.sts import StsTask
 from embedworks.evaluation.outcomes import shorten
-from embedworks.evaluation.retrieval import RetrievalTask
-from embedworks.evaluation.sts import StsTask
 from embedworks.evaluation.tasks import Task
 
 __all__ = ["HasTexts", "TaskContamination", "check_contamination", "task_texts"]

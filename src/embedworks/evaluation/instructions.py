@@ -17,8 +17,8 @@ from embedworks._core.seeding import generator
 from embedworks._core.validation import check_in_range
 from embedworks.data.templates import TEMPLATES, InstructionTemplate
 from embedworks.errors import EmptyInputError, InputError
-from embedworks.evaluation.intervals import Difference, Interval
 from embedworks.evaluation.outcomes import Resampling, Score, TaskResult
+from embedworks.evaluation.statistics.intervals import Difference, Interval
 from embedworks.evaluation.systems import EncoderSystem, System
 from embedworks.evaluation.tasks import Task
 

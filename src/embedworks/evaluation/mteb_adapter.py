@@ -17,10 +17,10 @@ import numpy as np
 from embedworks._core.extras import require_extra
 from embedworks._core.validation import normalize_rows
 from embedworks.errors import InputError, OfflineError, ShapeError, UnknownNameError
-from embedworks.evaluation.metrics import parse_metric
-from embedworks.evaluation.retrieval import DEFAULT_METRICS, RetrievalTask
+from embedworks.evaluation.kinds.retrieval import DEFAULT_METRICS, RetrievalTask
+from embedworks.evaluation.kinds.sts import StsTask
 from embedworks.evaluation.runner import file_name
-from embedworks.evaluation.sts import StsTask
+from embedworks.evaluation.statistics.metrics import parse_metric
 from embedworks.evaluation.systems import Ranks, System
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _sts(task: Any, parts: Mapping[str, Any], split: str, name: str) -> Task:
 
 
 def _pairs(task: Any, parts: Mapping[str, Any], split: str, name: str) -> Task:
-    from embedworks.evaluation.pair_tasks import PairClassificationTask
+    from embedworks.evaluation.kinds.pair_tasks import PairClassificationTask
 
     names = task.input1_column_name, task.input2_column_name, task.label_column_name
     one, two, label = (list(parts[split][column]) for column in names)
@@ -289,7 +289,7 @@ def _pairs(task: Any, parts: Mapping[str, Any], split: str, name: str) -> Task:
 
 
 def _classes(task: Any, parts: Mapping[str, Any], split: str, name: str) -> Task:
-    from embedworks.evaluation.label_tasks import ClassificationTask
+    from embedworks.evaluation.kinds.label_tasks import ClassificationTask
 
     if task.is_cross_validation:
         raise InputError(f"{name} is cross-validated, which only mteb does.")

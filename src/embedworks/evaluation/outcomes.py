@@ -18,7 +18,7 @@ from embedworks._core.seeding import generator
 from embedworks._core.validation import check_choice
 from embedworks.errors import EmptyInputError, FormatError
 from embedworks.evaluation._records import check_keys, flat_from_dict
-from embedworks.evaluation.intervals import (
+from embedworks.evaluation.statistics.intervals import (
     Difference,
     Interval,
     bootstrap_interval,

@@ -14,8 +14,8 @@ import numpy as np
 from embedworks._core.validation import check_in_range, check_k, check_unique
 from embedworks.data.templates import TEMPLATES, InstructionTemplate
 from embedworks.errors import EmptyInputError, InputError, NonFiniteError, ShapeError
-from embedworks.evaluation.metrics import rank_documents
 from embedworks.evaluation.outcomes import Cost
+from embedworks.evaluation.statistics.metrics import rank_documents
 from embedworks.evaluation.systems import EncoderSystem, LexicalSystem, Ranks, Usage
 from embedworks.index import reciprocal_rank_fusion
 from embedworks.models import load, model_fingerprint

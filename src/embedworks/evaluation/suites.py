@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embedworks._core.registry import Registry
-from embedworks.evaluation.public_data import DataFolder
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.tasks import Task
 
 __all__ = ["SUITES", "Suite", "TaskSource"]

@@ -18,8 +18,8 @@ import numpy as np
 
 from embedworks._core.validation import check_choice, check_unique, normalize_rows
 from embedworks.errors import EmptyInputError, InputError
-from embedworks.evaluation.retrieval import RetrievalTask
-from embedworks.evaluation.sts import StsTask
+from embedworks.evaluation.kinds.retrieval import RetrievalTask
+from embedworks.evaluation.kinds.sts import StsTask
 from embedworks.evaluation.systems import EncoderSystem
 
 __all__ = [

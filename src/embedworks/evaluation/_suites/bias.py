@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from embedworks.evaluation.bias import AssociationTask
-from embedworks.evaluation.bias_pairs import ExposureTask, PreferencePairsTask, swap_words
-from embedworks.evaluation.public_data import DataFolder
+from embedworks.evaluation.kinds.bias import AssociationTask
+from embedworks.evaluation.kinds.bias_pairs import ExposureTask, PreferencePairsTask, swap_words
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 
 __all__ = ["crows_pairs", "exposure_jobs", "gender_work", "harmless_check", "weat"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from embedworks._core.seeding import generator
-from embedworks.evaluation._stdlib_functions import stdlib_functions
 from embedworks.evaluation._suites.reasoning import generated
-from embedworks.evaluation.public_data import DataFolder
-from embedworks.evaluation.reasoning import ReasoningTask, questions_to_solutions
+from embedworks.evaluation.kinds.reasoning import ReasoningTask, questions_to_solutions
+from embedworks.evaluation.sets._stdlib_functions import stdlib_functions
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 
 __all__ = ["cosqa", "docstrings", "java_to_csharp"]

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from embedworks._core.seeding import generator
-from embedworks.evaluation._stdlib_functions import StdlibFunction, stdlib_functions
-from embedworks.evaluation.label_tasks import ClassificationTask, ClusteringTask
-from embedworks.evaluation.pair_tasks import PairClassificationTask
-from embedworks.evaluation.public_data import DataFolder
-from embedworks.evaluation.retrieval import RetrievalTask
-from embedworks.evaluation.sts import StsTask
+from embedworks.evaluation.kinds.label_tasks import ClassificationTask, ClusteringTask
+from embedworks.evaluation.kinds.pair_tasks import PairClassificationTask
+from embedworks.evaluation.kinds.retrieval import RetrievalTask
+from embedworks.evaluation.kinds.sts import StsTask
+from embedworks.evaluation.sets._stdlib_functions import StdlibFunction, stdlib_functions
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 from embedworks.evaluation.tasks import Task
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embedworks.evaluation.kinds.retrieval import RetrievalTask
 from embedworks.evaluation.limits.limit_data import (
     LIMIT_PATTERNS,
     LimitPattern,
@@ -9,7 +10,6 @@ from embedworks.evaluation.limits.limit_data import (
     make_limit,
     make_limit_patterns,
 )
-from embedworks.evaluation.retrieval import RetrievalTask
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 
 __all__ = ["shared_texts"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from embedworks._core.files import sha256_of_text
 from embedworks._core.seeding import generator
-from embedworks.evaluation.long_context import LengthTask, LongTask, needle_task, passkey_task
-from embedworks.evaluation.public_data import DataFolder
+from embedworks.evaluation.kinds.long_context import LengthTask, LongTask, needle_task, passkey_task
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 
 __all__ = ["hidden_passages", "manual_needles", "meetings", "passkeys"]

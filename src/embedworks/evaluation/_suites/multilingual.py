@@ -6,9 +6,9 @@ import unicodedata
 
 from embedworks._core.seeding import generator
 from embedworks.evaluation._suites.core import questions, sample, source, sts_benchmark
-from embedworks.evaluation.bitext import BitextTask
-from embedworks.evaluation.label_tasks import ClusteringTask
-from embedworks.evaluation.public_data import DataFolder
+from embedworks.evaluation.kinds.bitext import BitextTask
+from embedworks.evaluation.kinds.label_tasks import ClusteringTask
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite
 
 __all__ = ["language_clusters", "script_clusters", "translations"]

@@ -6,8 +6,8 @@ Membership is not here: it needs to know what the model was trained on. Make a
 
 from __future__ import annotations
 
-from embedworks.evaluation._stdlib_functions import stdlib_functions
-from embedworks.evaluation.leakage import AttributeInferenceTask, InversionTask
+from embedworks.evaluation.kinds.leakage import AttributeInferenceTask, InversionTask
+from embedworks.evaluation.sets._stdlib_functions import stdlib_functions
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 
 __all__ = ["age_of_the_subject", "invert_docstrings"]

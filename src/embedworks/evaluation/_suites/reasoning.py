@@ -5,14 +5,14 @@ Sub-sampled so that a small model takes minutes; the details of each result say 
 
 from __future__ import annotations
 
-from embedworks.evaluation.public_data import DataFolder
-from embedworks.evaluation.reasoning import Pool, ReasoningTask
-from embedworks.evaluation.reasoning_data import (
+from embedworks.evaluation.kinds.reasoning import Pool, ReasoningTask
+from embedworks.evaluation.sets.public_data import DataFolder
+from embedworks.evaluation.sets.reasoning_data import (
     MCR_DATASETS,
     math_solutions,
     multiple_choice_data,
 )
-from embedworks.evaluation.reasoning_sets import REASONING_SETS, reasoning_set
+from embedworks.evaluation.sets.reasoning_sets import REASONING_SETS, reasoning_set
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 
 __all__ = ["generated", "sampled_choices", "sampled_solutions"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from embedworks.evaluation._generated_texts import labelled_texts
-from embedworks.evaluation.geometry import GeometryTask
-from embedworks.evaluation.probing import PROBED_PROPERTIES, generated_probe
-from embedworks.evaluation.public_data import DataFolder
-from embedworks.evaluation.robustness import ROBUSTNESS_CHANGES, generated_robustness
+from embedworks.evaluation.kinds.geometry import GeometryTask
+from embedworks.evaluation.kinds.probing import PROBED_PROPERTIES, generated_probe
+from embedworks.evaluation.kinds.robustness import ROBUSTNESS_CHANGES, generated_robustness
+from embedworks.evaluation.sets._generated_texts import labelled_texts
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite, TaskSource
 
 __all__ = ["generated_geometry", "sts_geometry"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 
 from embedworks.evaluation._suites.core import function_name, library_functions, sample, source
-from embedworks.evaluation.public_data import DataFolder
-from embedworks.evaluation.retrieval import RetrievalTask
+from embedworks.evaluation.kinds.retrieval import RetrievalTask
+from embedworks.evaluation.kinds.words import AnalogyTask, WordCategoryTask, WordSimilarityTask
+from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite
-from embedworks.evaluation.words import AnalogyTask, WordCategoryTask, WordSimilarityTask
 
 __all__ = ["analogies", "categories", "definitions", "function_names", "similarity"]
 

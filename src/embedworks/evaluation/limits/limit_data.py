@@ -18,10 +18,10 @@ import numpy as np
 from embedworks._core.seeding import generator
 from embedworks._core.validation import check_choice, check_in_range, check_texts, check_unique
 from embedworks.errors import EmptyInputError, InputError
+from embedworks.evaluation.kinds.retrieval import Qrels, RetrievalTask
 from embedworks.evaluation.limits import _words
 from embedworks.evaluation.limits.capacity import random_subsets
-from embedworks.evaluation.public_data import DataFolder
-from embedworks.evaluation.retrieval import Qrels, RetrievalTask
+from embedworks.evaluation.sets.public_data import DataFolder
 
 __all__ = [
     "LIMIT_PATTERNS",

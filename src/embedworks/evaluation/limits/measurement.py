@@ -19,7 +19,6 @@ import numpy as np
 from embedworks._core.extras import require_extra
 from embedworks._core.validation import check_in_range, normalize_rows
 from embedworks.errors import DataWarning, EmptyInputError, InputError
-from embedworks.evaluation.intervals import Interval
 from embedworks.evaluation.limits.capacity import (
     all_subsets,
     critical_n_fit,
@@ -33,10 +32,11 @@ from embedworks.evaluation.limits.limit_data import (
     qrel_graph_density,
 )
 from embedworks.evaluation.outcomes import Resampling, TaskResult
+from embedworks.evaluation.statistics.intervals import Interval
 from embedworks.evaluation.systems import EncoderSystem, LexicalSystem
 
 if TYPE_CHECKING:
-    from embedworks.evaluation.retrieval import Qrels
+    from embedworks.evaluation.kinds.retrieval import Qrels
 
 __all__ = ["DimensionLimits", "LimitsReport", "QrelLimits", "measure_limits", "qrel_limits"]
 

@@ -224,7 +224,8 @@ ENTRIES = (
         "out to keep the data equal. That the cross-encoder wins on most sets, and not only on "
         "average, is not part of the verdict: see the comparisons set by set. The model's "
         "form was chosen on the test questions of another seed, and the learning rate, the same "
-        "for both, was not tuned. The paper's tables were not available to us; its abstract gives the direction only.",
+        "for both, was not tuned. The paper's tables were not available to us; its abstract gives "
+        "the direction only.",
     ),
     Reproduction(
         slug="rar-b-instruction",

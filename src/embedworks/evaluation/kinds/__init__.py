@@ -1,0 +1,1 @@
+"""Tasks of every kind, and the measures they are made of."""
