@@ -257,21 +257,24 @@ def _show(
         show_table(title, ["task", "metric", "system", "figure"], rows)
     for name, reason in skipped.items():
         console.print(f"Not run: {name} ({reason}).", markup=False)
-    own = {
-        f"{name}: {reason}"
-        for result in results
-        for name, reason in result.skipped.items()
-        if name not in skipped
-    }
-    for line in sorted(own):
-        console.print(f"Not run: {line}.", markup=False)
+    own: dict[str, list[str]] = {}
+    for result in results:
+        for name, reason in result.skipped.items():
+            if name not in skipped:
+                own.setdefault(reason, []).append(name)
+    for reason, names in own.items():
+        console.print(f"Not run: {reason}: {', '.join(names)}.", markup=False)
     done = [one for result in results for one in result.tasks.values()]
     few = {f"{way} ({n})" for one in done for way, n in one.details.get(_FEW, {}).items()}
     if few:
         console.print(f"Too few questions for a task: {', '.join(sorted(few))}.", markup=False)
-    for caveat in dict.fromkeys(one.details.get("caveat") for one in done):
-        if caveat:
-            console.print(f"\n{caveat}", markup=False)
+    caveats: dict[str, list[str]] = {}
+    for one in done:
+        if caveat := one.details.get("caveat"):
+            names = caveats.setdefault(caveat, [])
+            names += [one.task] if one.task not in names else []
+    for caveat, names in caveats.items():
+        console.print(f"\n† {caveat} ({', '.join(names)})", markup=False)
 
 
 def _cell(result: SystemResult, task: str) -> str:
@@ -280,7 +283,8 @@ def _cell(result: SystemResult, task: str) -> str:
     if task not in result.tasks:
         return "-"
     found = result.tasks[task].main.interval
-    return f"{found.mean:.3f} [{found.low:.2f}, {found.high:.2f}]"
+    mark = " †" if result.tasks[task].details.get("caveat") else ""
+    return f"{found.mean:.3f} [{found.low:.2f}, {found.high:.2f}]{mark}"
 
 
 def _as_json(result: SystemResult) -> dict[str, Any]:

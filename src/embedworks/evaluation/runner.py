@@ -174,6 +174,8 @@ def _with_task(
 ) -> SystemResult:
     if reason := why_not(task, system):
         return replace(result, skipped={**result.skipped, task.name: reason})
+    from embedworks.evaluation._suites.seen import seen_in_training
+
     peak, started = PeakMemory(), time.perf_counter()
     try:
         outcome = task.run(system, resampling)  # type: ignore[arg-type]
@@ -182,12 +184,17 @@ def _with_task(
         reason = f"{type(error).__name__}: {error}"
         warnings.warn(DataWarning(f"{system.name} failed on {task.name}. {reason}"), stacklevel=3)
         return replace(result, errors={**result.errors, task.name: reason})
+    details = dict(outcome.details)
+    if seen := seen_in_training(system.fingerprint, task.name):
+        details["caveat"] = " ".join(filter(None, [details.get("caveat"), seen]))
     cost = replace(
         system.usage.take(),
         seconds=time.perf_counter() - started,
         peak_memory_mb=round(peak.megabytes(), 1),
     )
-    return replace(result, tasks={**result.tasks, task.name: replace(outcome, cost=cost)})
+    return replace(
+        result, tasks={**result.tasks, task.name: replace(outcome, cost=cost, details=details)}
+    )
 
 
 def _environment() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from embedworks.evaluation.outcomes import BETTER, Cost
+from embedworks.evaluation.outcomes import BETTER, Cost, TaskResult
 from embedworks.evaluation.reports._html import clip, number, seconds
 from embedworks.evaluation.runner import SystemResult
 from embedworks.evaluation.statistics.comparing import SystemComparison
@@ -79,6 +79,11 @@ def mark_of(comparison: SystemComparison | None, task: str, system: str) -> str:
     return "best" if system == leaders[0] else "tied"
 
 
+def dagger(outcome: TaskResult) -> str:
+    """Return the mark of a figure that has a caveat."""
+    return " †" if outcome.details.get("caveat") else ""
+
+
 def verdict_text(results: Sequence[SystemResult], comparison: SystemComparison | None) -> str:
     """Say what came out."""
     if comparison is not None:
@@ -109,6 +114,8 @@ def left_out_rows(results: Sequence[SystemResult]) -> list[tuple[str, str, str, 
             ):
                 if count:
                     rows.append((result.name, task, f"{count:,} texts", what))
+            if caveat := outcome.details.get("caveat"):
+                rows.append((result.name, task, "figure marked †", str(caveat)))
     return rows
 
 

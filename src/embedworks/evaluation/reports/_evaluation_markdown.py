@@ -8,6 +8,7 @@ from embedworks.evaluation.reports._evaluation_figures import (
     Curves,
     all_tasks,
     cost_text,
+    dagger,
     heading_of_task,
     left_out_rows,
     mark_of,
@@ -74,7 +75,7 @@ def _tasks(results: Sequence[SystemResult], comparison: SystemComparison | None)
                 [
                     f"{_text(name, 80)} ({about})",
                     _text(result.name, 80),
-                    " ".join(rounded(outcome.main.interval)) + mark,
+                    " ".join(rounded(outcome.main.interval)) + mark + dagger(outcome),
                     cost_text(outcome.cost),
                 ]
             )

@@ -9,6 +9,7 @@ from embedworks.evaluation.reports._evaluation_figures import (
     Curves,
     all_tasks,
     cost_text,
+    dagger,
     heading_of_task,
     left_out_rows,
     mark_of,
@@ -147,6 +148,8 @@ def _tasks(results: Sequence[SystemResult], comparison: SystemComparison | None)
     if len(results) > len(shown):
         more = f'<p class="note">{len(results) - len(shown):,} more systems are not shown.</p>'
     caption = "Figure, interval, and speed, time, peak memory."
+    if any(dagger(outcome) for result in shown for outcome in result.tasks.values()):
+        caption += " † see “Left out”."
     if comparison is not None:
         caption += " ★ best on the task, ≈ not clearly worse than the best."
     return data_table(header, rows, caption=caption, sortable=True, wide=True) + more
@@ -159,7 +162,7 @@ def _task_cell(result: SystemResult, task: str, comparison: SystemComparison | N
         return f'<span class="same">{why}</span>'
     figure, span = rounded(outcome.main.interval)
     mark = mark_of(comparison, task, result.name)
-    sign = {"best": " ★", "tied": " ≈"}.get(mark, "")
+    sign = {"best": " ★", "tied": " ≈"}.get(mark, "") + dagger(outcome)
     return (
         f'<span class="{mark or "plain"}">{figure}{sign}</span><small>{span}</small>'
         f"<small>{esc(cost_text(outcome.cost))}</small>"

@@ -128,7 +128,7 @@ def erase_linear(vectors: np.ndarray, labels: np.ndarray, *, rounds: int) -> np.
     Args:
         vectors: float (N, D).
         labels: N labels of two kinds.
-        rounds: Number of directions.
+        rounds: Most directions; fewer when a classifier has nothing left to go by.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -136,8 +136,11 @@ def erase_linear(vectors: np.ndarray, labels: np.ndarray, *, rounds: int) -> np.
     for _ in range(rounds):
         left = remove(vectors, np.array(found)) if found else vectors
         weights = LogisticRegression(C=10.0, max_iter=1000).fit(left, labels).coef_[0]
-        found.append(weights / np.linalg.norm(weights))
-    return np.array(found)
+        size = np.linalg.norm(weights)
+        if size == 0:  # nothing of the labels is left
+            break
+        found.append(weights / size)
+    return np.array(found).reshape(-1, vectors.shape[1])
 
 
 def _hits(vectors: np.ndarray, labels: Sequence[str], seed: int) -> dict[str, np.ndarray]:
