@@ -51,6 +51,24 @@ def letters(name="letters", **options):
     return EncoderSystem(Letters(**options), name=name, fingerprint=name)
 
 
+def test_a_task_that_was_seen_in_training_is_marked_and_left_out_of_means(search):
+    import embedworks as ew
+    from embedworks.evaluation import compare_systems, evaluation_markdown
+
+    seen = RetrievalTask("xquad-en", search.queries, search.corpus, search.qrels)
+    systems = [EncoderSystem(ew.load("static"), name="mine"), LexicalSystem()]
+    results = evaluate_systems(systems, [search, seen], resampling=QUICK)
+    details = [result.tasks["xquad-en"].details for result in results]
+    assert details[0]["seen_in_training"]
+    assert "these very pairs" in details[0]["caveat"]
+    assert "caveat" not in details[1]
+    assert "caveat" not in results[0].tasks["search"].details
+    comparison = compare_systems(results)
+    assert comparison.tasks == ("search",)
+    assert "mine met it in training" in comparison.left_out["xquad-en"]
+    assert "†" in evaluation_markdown(results)
+
+
 @pytest.fixture
 def search():
     docs = {"d1": "red apples", "d2": "green pears", "d3": "old houses"}

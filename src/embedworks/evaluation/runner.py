@@ -186,6 +186,7 @@ def _with_task(
         return replace(result, errors={**result.errors, task.name: reason})
     details = dict(outcome.details)
     if seen := seen_in_training(system.fingerprint, task.name):
+        details["seen_in_training"] = True
         details["caveat"] = " ".join(filter(None, [details.get("caveat"), seen]))
     cost = replace(
         system.usage.take(),

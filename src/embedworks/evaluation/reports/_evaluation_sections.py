@@ -120,8 +120,8 @@ def _systems(results: Sequence[SystemResult], comparison: SystemComparison | Non
         count = f"{len(comparison.tasks):,} task{'s' if len(comparison.tasks) != 1 else ''}"
         note = (
             f'<p class="note">Means, Borda counts and ranks are over the {count} that every '
-            "system ran. Brackets hold other items of the same tasks; “on other tasks” also draws "
-            "tasks anew within their kind. “Won” counts differences that are clear of noise after "
+            "system ran and none is known to have trained on. Brackets hold other items of the "
+            "same tasks; “on other tasks” also draws tasks anew within their kind. “Won” counts differences that are clear of noise after "
             "correction.</p>"
         )
     caption = "Each system over all tasks" + ("; the best mean is marked." if averages else ".")

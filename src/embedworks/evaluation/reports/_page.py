@@ -144,6 +144,7 @@ svg .l4{stroke:var(--g4)}svg .l5{stroke:var(--g5)}svg .l6{stroke:var(--g6)}svg .
 .filters select{font:inherit;max-width:100%;padding:4px 8px;color:var(--ink);
 background:var(--raised);border:1px solid var(--line);border-radius:6px}
 table.wide tbody th{position:sticky;left:0;background:var(--raised);min-width:min(11em,34vw)}
+table.wide th,table.wide td{padding-left:10px;padding-right:10px}
 table.wide tr.own th{background:var(--own-wash)}
 table.wide th small{display:block;color:var(--soft);font-weight:400;font-size:13px}
 details.failure{margin:0 0 6px}

@@ -4,8 +4,8 @@ Systems are compared task by task on the same items. Many comparisons find diffe
 so their p-values are corrected together. Means over tasks hold for these tasks; their intervals
 resample the items within every task, alike for all systems.
 
-Only tasks that every system ran enter means, ranks and counts; the others are named. Figures of
-which less is better, or zero or a half is best, are turned for differences, ranks and counts, and
+Only tasks that every system ran, and none met in its training as far as is known, enter means,
+ranks and counts; the others are named. Figures of which less is better, or zero or a half is best, are turned for differences, ranks and counts, and
 are left out of means, which would mix directions; mere descriptions are not compared.
 """
 
@@ -329,12 +329,19 @@ def _comparable(
 
 
 def _common_tasks(results: Mapping[str, SystemResult], left_out: dict[str, str]) -> tuple[str, ...]:
-    """Return the tasks that all systems ran; adds why the others are left out."""
+    """Return the tasks that all systems ran and none trained on; adds why others are left out."""
     common = []
     for task in dict.fromkeys(task for result in results.values() for task in result.tasks):
         absent = [name for name, result in results.items() if task not in result.tasks]
+        trained = [
+            name
+            for name, result in results.items()
+            if task in result.tasks and result.tasks[task].details.get("seen_in_training")
+        ]
         if absent:
             left_out[task] = f"not run by {listed(absent)}"
+        elif trained:
+            left_out[task] = f"not in the means: {listed(trained)} met it in training"
         else:
             common.append(task)
     return tuple(common)
