@@ -121,8 +121,8 @@ def _systems(results: Sequence[SystemResult], comparison: SystemComparison | Non
         note = (
             f'<p class="note">Means, Borda counts and ranks are over the {count} that every '
             "system ran and none is known to have trained on. Brackets hold other items of the "
-            "same tasks; “on other tasks” also draws tasks anew within their kind. “Won” counts differences that are clear of noise after "
-            "correction.</p>"
+            "same tasks; “on other tasks” also draws tasks anew within their kind. “Won” counts "
+            "differences that are clear of noise after correction.</p>"
         )
     caption = "Each system over all tasks" + ("; the best mean is marked." if averages else ".")
     return data_table(header, rows, caption=caption, sortable=True, marked=best, wide=True) + note

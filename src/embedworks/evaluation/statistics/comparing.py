@@ -5,8 +5,9 @@ so their p-values are corrected together. Means over tasks hold for these tasks;
 resample the items within every task, alike for all systems.
 
 Only tasks that every system ran, and none met in its training as far as is known, enter means,
-ranks and counts; the others are named. Figures of which less is better, or zero or a half is best, are turned for differences, ranks and counts, and
-are left out of means, which would mix directions; mere descriptions are not compared.
+ranks and counts; the others are named. Figures of which less is better, or zero or a half is best,
+are turned for differences, ranks and counts, and are left out of means, which would mix
+directions; mere descriptions are not compared.
 """
 
 from __future__ import annotations
