@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sysconfig
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,20 @@ def transformer_folder(tmp_path_factory, static_folder) -> Path:
     model = SentenceTransformer(modules=[body, Pooling(32, "mean"), Normalize()], device="cpu")
     model.save_pretrained(str(folder / "st"))
     return folder / "st"
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run the program; return (exit code, standard output, standard error)."""
+    from embedworks.cli.app import run
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the program sets it
+
+    def _call(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            run([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return caught.value.code or 0, printed.out, printed.err
+
+    return _call

@@ -11,29 +11,12 @@ import pytest
 
 pytest.importorskip("lancedb")
 
-from embedworks.cli.app import run
 from embedworks.errors import EmbedworksError
 
 COMMANDS = (
     "adapt", "compare", "demo", "encode", "evaluate", "index", "info", "limits", "list",
     "reproduce", "search", "synthesize", "train",
 )  # fmt: skip
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run the program; return (exit code, standard output, standard error)."""
-    import warnings
-
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def _call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return _call
 
 
 @pytest.fixture(scope="module")

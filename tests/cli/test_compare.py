@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import numpy as np
 import pytest
 
-from embedworks.cli.app import run
 from embedworks.evaluation import (
     EncoderSystem,
     LexicalSystem,
@@ -29,20 +27,6 @@ class Letters:
             for place, letter in enumerate(text):
                 rows[row, ord(letter) % 8] += (-1) ** place
         return rows
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run the program; return (exit code, standard output, standard error)."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def _call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return _call
 
 
 @pytest.fixture(scope="module")

@@ -10,26 +10,14 @@ import numpy as np
 import pytest
 
 from embedworks.cli._evaluate import default_cache
-from embedworks.cli.app import run
 from embedworks.evaluation import VectorTable, load_results
 
 
-@pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
-    """Run the program; return (exit code, standard output, standard error)."""
-    import warnings
-
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch, tmp_path):
+    """Keep away from the user's cache and data."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setenv("EMBEDWORKS_DATA", str(tmp_path / "nothing"))
-
-    def _call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return _call
 
 
 @pytest.fixture

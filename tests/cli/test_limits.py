@@ -4,27 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from embedworks.cli.app import run
-
 QUICK = ("static", "--documents", "8", "--questions", "20", "--no-free", "--dim", "8")
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run the program; return (exit code, standard output, standard error)."""
-    import warnings
-
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def _call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return _call
 
 
 def test_a_table_and_a_sentence(call):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 
 import pytest
 import yaml
@@ -12,23 +11,6 @@ import yaml
 pytest.importorskip("torch")
 
 from training.plan_recipes import two_stages
-
-from embedworks.cli.app import run
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run the program; gives the exit code, standard output and standard error."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def call(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run(list(map(str, arguments)))
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def test_a_dry_run_lists_what_is_missing(call, tmp_path):

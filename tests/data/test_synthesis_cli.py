@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import pytest
 
-from embedworks.cli.app import run
 from embedworks.data import Row, RowSet
 
 PAGES = {
@@ -15,19 +13,6 @@ PAGES = {
     "bread.md": "# Bread\n\nHeat the oven to 230 degrees. Bake the loaf for 40 minutes.\n",
     "tyre.md": "# Tyres\n\nA tyre loses pressure over time. Check the pressure every 2 weeks.\n",
 }
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def _call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return _call
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, TypeVar
+from dataclasses import asdict, fields
+from typing import Any, Self, TypeVar
 
 from embedworks._core.registry import did_you_mean
 from embedworks.errors import FormatError
 
-__all__ = ["check_keys", "flat_from_dict"]
+__all__ = ["FlatRecord", "check_keys", "flat_from_dict"]
 
 T = TypeVar("T")
 
@@ -37,3 +37,20 @@ def flat_from_dict(cls: type[T], value: object) -> T:
     """Build the flat dataclass ``cls`` from a dictionary made with ``dataclasses.asdict``."""
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     return cls(**check_keys(value, names, kind=cls.__name__))
+
+
+class FlatRecord:
+    """Base of frozen dataclasses whose fields JSON can hold as they are."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, value: object) -> Self:
+        """Restore what `to_dict` returned.
+
+        Raises:
+            FormatError: When keys are unknown or missing.
+        """
+        return flat_from_dict(cls, value)

@@ -17,7 +17,7 @@ import numpy as np
 from embedworks._core.seeding import generator
 from embedworks._core.validation import check_choice
 from embedworks.errors import EmptyInputError, FormatError
-from embedworks.evaluation._records import check_keys, flat_from_dict
+from embedworks.evaluation._records import FlatRecord, check_keys
 from embedworks.evaluation.statistics.intervals import (
     Difference,
     Interval,
@@ -262,7 +262,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(FlatRecord):
     """What a task took."""
 
     seconds: float = 0.0
@@ -281,19 +281,6 @@ class Cost:
     """Texts with the zero vector; they are similar to nothing."""
     peak_memory_mb: float = 0.0
     """Peak memory above that at the start of the task."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: object) -> Cost:
-        """Restore what `to_dict` returned.
-
-        Raises:
-            FormatError: When keys are unknown or missing.
-        """
-        return flat_from_dict(cls, value)
 
 
 @dataclass(frozen=True)

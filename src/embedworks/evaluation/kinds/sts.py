@@ -174,6 +174,7 @@ class StsTask:
     ) -> None:
         if not pairs:
             raise EmptyInputError(f"Task {name!r} has no pairs.")
+        check_texts([text for a, b, _ in pairs for text in (a, b)], name=f"texts of {name!r}")
         self.name = name
         self.pairs = list(pairs)
         self.instruction = instruction

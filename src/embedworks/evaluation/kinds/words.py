@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedworks._core.validation import check_texts, check_unique, normalize_rows
-from embedworks.errors import EmptyInputError, InputError, NonFiniteError
+from embedworks.errors import EmptyInputError, InputError
 from embedworks.evaluation.kinds._clustering import agreement_scores, cluster_failures, clusters_of
-from embedworks.evaluation.kinds.sts import spearman
+from embedworks.evaluation.kinds.sts import StsTask, spearman
 from embedworks.evaluation.outcomes import Failure, Resampling, Score, TaskResult
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _pieces(system: System, words: Sequence[str]) -> tuple[np.ndarray, np.ndarra
     return lengths, unknown
 
 
-class WordSimilarityTask:
+class WordSimilarityTask(StsTask):
     """Pairs of words with people's judgement: Spearman's correlation with cosine.
 
     ``spearman`` looks at the pairs whose words are both known; in ``spearman-all`` the other
@@ -116,27 +116,6 @@ class WordSimilarityTask:
     """
 
     kind = "word"
-    metric = "spearman"
-
-    def __init__(
-        self,
-        name: str,
-        pairs: Sequence[tuple[str, str, float]],
-        *,
-        instruction: str | None = None,
-    ) -> None:
-        if not pairs:
-            raise EmptyInputError(f"Task {name!r} has no pairs.")
-        check_texts([word for a, b, _ in pairs for word in (a, b)], name=f"words of {name!r}")
-        self.name = name
-        self.pairs = list(pairs)
-        self.instruction = instruction
-        self._scores = np.array([score for _, _, score in pairs], dtype=np.float64)
-        if not np.isfinite(self._scores).all():
-            bad = int(np.flatnonzero(~np.isfinite(self._scores))[0])
-            raise NonFiniteError(f"Task {name!r}: the score of pair {bad} is {self._scores[bad]}.")
-        if (self._scores == self._scores[0]).all():
-            raise InputError(f"Task {name!r}: all its scores are {self._scores[0]:g}.")
 
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Correlate the system's similarities with the scores.
@@ -171,7 +150,7 @@ class WordSimilarityTask:
                 "spearman-all": _correlation(cosine, self._scores, resampling),
             },
             excluded={"pairs with an unknown word": unknown} if unknown else {},
-            failures=self._failures(rows, cosine),
+            failures=self._worst(rows, cosine),
             details={
                 "pairs": len(known),
                 "known_pairs": len(rows),
@@ -180,9 +159,7 @@ class WordSimilarityTask:
             },
         )
 
-    def _failures(
-        self, rows: np.ndarray, cosine: np.ndarray, count: int = 10
-    ) -> tuple[Failure, ...]:
+    def _worst(self, rows: np.ndarray, cosine: np.ndarray, count: int = 10) -> tuple[Failure, ...]:
         gaps = (_ranks(cosine[rows]) - _ranks(self._scores[rows])) / len(rows)
         return tuple(
             Failure(

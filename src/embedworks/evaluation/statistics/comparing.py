@@ -23,7 +23,7 @@ from embedworks._core.files import sha256_of_text
 from embedworks._core.seeding import generator
 from embedworks._core.validation import check_choice, check_unique
 from embedworks.errors import FormatError, InputError
-from embedworks.evaluation._records import check_keys, flat_from_dict
+from embedworks.evaluation._records import FlatRecord, check_keys
 from embedworks.evaluation.outcomes import BETTER, Resampling, Score, TaskResult
 from embedworks.evaluation.runner import SystemResult
 from embedworks.evaluation.statistics._sentences import listed, sentence
@@ -100,7 +100,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Standing(FlatRecord):
     """A system's place among the others, on the tasks that all of them ran."""
 
     borda: float
@@ -113,19 +113,6 @@ class Standing:
     """Comparisons that are not clear of noise."""
     losses: int
     """Comparisons in which it is clearly worse."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: object) -> Standing:
-        """Restore what `to_dict` returned.
-
-        Raises:
-            FormatError: When keys are unknown or missing.
-        """
-        return flat_from_dict(cls, value)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,14 @@ between easy and hard queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from embedworks._core.seeding import generator
 from embedworks._core.validation import check_in_range
 from embedworks.errors import EmptyInputError, InputError, NonFiniteError, ShapeError
-from embedworks.evaluation._records import flat_from_dict
+from embedworks.evaluation._records import FlatRecord
 
 __all__ = ["Difference", "Interval", "bootstrap_interval", "check_resampling", "paired_difference"]
 
@@ -29,7 +28,7 @@ _CONSTANT = "all values are equal: the interval has no width"
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(FlatRecord):
     """A mean with its bootstrap interval."""
 
     mean: float
@@ -56,22 +55,9 @@ class Interval:
         """
         return _describe(self, f".{digits}f")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: object) -> Interval:
-        """Restore what `to_dict` returned.
-
-        Raises:
-            FormatError: When keys are unknown or missing.
-        """
-        return flat_from_dict(cls, value)
-
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(FlatRecord):
     """A paired mean difference ``a - b`` with its interval and randomisation p-value."""
 
     mean: float
@@ -102,19 +88,6 @@ class Difference:
             '+0.062 [+0.040, +0.081]'
         """
         return _describe(self, f"+.{digits}f")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; `from_dict` restores it exactly."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: object) -> Difference:
-        """Restore what `to_dict` returned.
-
-        Raises:
-            FormatError: When keys are unknown or missing.
-        """
-        return flat_from_dict(cls, value)
 
 
 def bootstrap_interval(
