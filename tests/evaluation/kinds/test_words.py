@@ -145,7 +145,7 @@ def slow_answer(vectors, a, b, c, *, multiply):
 
 @pytest.mark.parametrize("block", [1, 50, 4_000_000])
 def test_analogies_equal_slow_loops(monkeypatch, block):
-    from embedworks.evaluation import words
+    from embedworks.evaluation.kinds import words
 
     monkeypatch.setattr(words, "_BLOCK", block)
     rng = np.random.default_rng(1)
