@@ -23,9 +23,9 @@ from embedworks.evaluation import (
     Resampling,
     TaskResult,
     best_matches,
-    bitext,
     margin_scores,
 )
+from embedworks.evaluation.kinds import bitext
 
 FEW = Resampling(n_resamples=100)
 
