@@ -52,11 +52,45 @@ def test_every_kind_of_task_is_looked_at():
 
 
 def test_tasks_that_do_not_tell_are_named():
-    ids = RetrievalTask("ids only", {"q": "tea"}, ["d"], {"q": {"d": 1}})
-    with pytest.warns(DataWarning, match="1 tasks do not say which texts they use: ids only"):
-        reports, unchecked = check_contamination(ROWS, [ids, _task()])
-    assert unchecked == ["ids only"]
+    class Silent:
+        name, kind, metric = "silent", "sts", "spearman"
+
+        def run(self, system, resampling):
+            raise AssertionError
+
+    with pytest.warns(DataWarning, match="1 tasks do not say which texts they use: silent"):
+        reports, unchecked = check_contamination(ROWS, [Silent(), _task()])
+    assert unchecked == ["silent"]
     assert len(reports) == 1
+
+
+def test_of_documents_without_text_the_queries_are_looked_at():
+    ids = RetrievalTask("ids only", {"q": "What is tea?"}, ["d"], {"q": {"d": 1}})
+    (report,), _ = check_contamination(ROWS, [ids])
+    assert (report.found, report.texts) == (1, 1)
+
+
+def test_the_tasks_of_all_kinds_tell_their_texts():
+    from embedworks.evaluation import (
+        AnalogyTask,
+        BitextTask,
+        ClassificationTask,
+        ClusteringTask,
+        PairClassificationTask,
+        WordCategoryTask,
+    )
+
+    labelled = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")]
+    tasks = {
+        "a b": PairClassificationTask("p", [("a", "b", 1), ("a", "c", 0)]),
+        "e": ClassificationTask("c", labelled, [("e", "x"), ("f", "y")]),
+        "a": ClusteringTask("k", [text for text, _ in labelled], [label for _, label in labelled]),
+        "un": BitextTask("b", [("un", "one"), ("deux", "two"), ("trois", "three")]),
+        "king": AnalogyTask("w", [("man", "king", "woman", "queen")], vocabulary=["boy"]),
+        "pear": WordCategoryTask("g", {"fruit": ["pear", "fig"], "tree": ["oak", "elm"]}),
+    }
+    for word, task in tasks.items():
+        assert set(word.split()) <= set(task_texts(task))
 
 
 def test_inputs_that_are_no_text_are_passed_over():

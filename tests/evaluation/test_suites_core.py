@@ -63,7 +63,7 @@ def test_generated_tasks_are_the_same_each_time():
     assert (task.queries, task.corpus, task.qrels) == (again.queries, again.corpus, again.qrels)
     assert len(task.queries) == 500
     first = multilingual.script_clusters(DataFolder("none"))
-    assert first.texts == multilingual.script_clusters(DataFolder("none")).texts
+    assert first.texts() == multilingual.script_clusters(DataFolder("none")).texts()
     assert len(first.labels) == 14
 
 

@@ -14,8 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 from embedworks._core.validation import check_choice, check_in_range, check_unique
 from embedworks.data import Row, RowSet, decontaminate, find_near_duplicates
 from embedworks.errors import DataWarning, EmptyInputError
-from embedworks.evaluation.kinds.retrieval import RetrievalTask
-from embedworks.evaluation.kinds.sts import StsTask
 from embedworks.evaluation.outcomes import shorten
 from embedworks.evaluation.tasks import Task
 
@@ -62,25 +60,14 @@ class TaskContamination:
 
 
 def task_texts(task: Task) -> list[str] | None:
-    """Return the texts a task uses, or None when it does not say.
-
-    A task says so by ``texts``, a method or a list (see `HasTexts`).
+    """Return the texts a task uses, or None when it does not say (see `HasTexts`).
 
     Example:
         >>> from embedworks.evaluation import StsTask
         >>> task_texts(StsTask("toy", [("a", "b", 1.0), ("a", "c", 0.0)]))
         ['a', 'b', 'a', 'c']
     """
-    texts = getattr(task, "texts", None)
-    if callable(texts):
-        return list(texts())
-    if isinstance(texts, list | tuple):
-        return list(texts)
-    if isinstance(task, StsTask):
-        return [text for a, b, _ in task.pairs for text in (a, b)]
-    if isinstance(task, RetrievalTask) and isinstance(task.corpus, Mapping):
-        return [*task.queries.values(), *task.corpus.values()]
-    return None
+    return task.texts() if isinstance(task, HasTexts) else None
 
 
 def check_contamination(

@@ -177,7 +177,7 @@ def test_labelled_texts(tmp_path):
     classification, clustering = load_tasks(path)
     assert (classification.name, clustering.name) == ("mail-classification", "mail-clustering")
     assert len(classification.train) == len(classification.test) == 6
-    assert len(clustering.texts) == 6
+    assert len(clustering.texts()) == 6
     (only,) = load_tasks(path, kind="classification")
     assert only.name == "mail"
     path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label, _ in rows))

@@ -262,6 +262,10 @@ class BitextTask:
         }
         self.excluded = {reason: count for reason, count in counts.items() if count}
 
+    def texts(self) -> list[str]:
+        """Return the texts the task uses."""
+        return [text for pair in self.pairs for text in pair]
+
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Match the two sides.
 

@@ -196,6 +196,10 @@ class ClassificationTask:
         )
         self._few = sum(count < (per_class or 2) for count in counts.values())
 
+    def texts(self) -> list[str]:
+        """Return the texts that are labelled; those learnt from are meant to be trained on."""
+        return [text for text, _ in self.test]
+
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Learn from the system's vectors and label the test texts.
 
@@ -368,7 +372,7 @@ class ClusteringTask:
         counts = Counter(of_text)
         kept = [(text, label) for text, label in zip(given, of_text) if counts[label] > 1]
         self.name = name
-        self.texts = [text for text, _ in kept]
+        self._texts = [text for text, _ in kept]
         self.text_labels = [label for _, label in kept]
         self.labels = sorted(set(self.text_labels))
         if len(self.labels) < 2:
@@ -381,13 +385,17 @@ class ClusteringTask:
         alone = len(given) - len(kept)
         self.excluded = {"texts alone in their label": alone} if alone else {}
 
+    def texts(self) -> list[str]:
+        """Return the texts the task uses."""
+        return list(self._texts)
+
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Cluster the system's vectors and compare with the labels.
 
         Raises:
             InputError: When the system gives fewer different vectors than there are labels.
         """
-        vectors = system.encode(self.texts, instruction=self.instruction)
+        vectors = system.encode(self._texts, instruction=self.instruction)
         place = {label: code for code, label in enumerate(self.labels)}
         truth = np.array([place[label] for label in self.text_labels])
         found = clusters_of(system, vectors, len(self.labels), self.seeds, name=self.name)
@@ -397,7 +405,7 @@ class ClusteringTask:
             metric=self.metric,
             scores=agreement_scores(truth, found, resampling),
             excluded=self.excluded,
-            failures=cluster_failures(self.texts, self.text_labels, found[0]),
+            failures=cluster_failures(self._texts, self.text_labels, found[0]),
             details={
                 "texts": len(truth),
                 "labels": len(self.labels),

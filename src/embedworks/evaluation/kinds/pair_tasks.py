@@ -77,6 +77,10 @@ class PairClassificationTask:
                 "labels are needed to tell them apart."
             )
 
+    def texts(self) -> list[str]:
+        """Return the texts the task uses."""
+        return [text for a, b, _ in self.pairs for text in (a, b)]
+
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Rank the pairs by the system's similarity.
 

@@ -62,6 +62,7 @@ class RetrievalTask:
 
     Raises:
         EmptyInputError: When there are no queries, documents, or judgements of known queries.
+        InputError: When none of the judged documents is in the corpus.
 
     Example:
         >>> task = RetrievalTask("toy", {"q": "cats"}, {"d": "About cats."}, {"q": {"d": 1}})
@@ -90,6 +91,11 @@ class RetrievalTask:
                 f"Task {self.name!r}: none of its {len(self.qrels)} judged queries is among its "
                 f"{len(self.queries)} queries: do both files use the same query ids?"
             )
+        if not any(_has_relevant(docs) for docs in known.values()):
+            raise EmptyInputError(
+                f"Task {self.name!r}: none of its {len(known)} judged queries has a relevant "
+                "document (a relevance of 1 or more): nothing to score."
+            )
         corpus = self.corpus if isinstance(self.corpus, Mapping) else set(self.corpus)
         absent = [doc for docs in known.values() for doc in docs if doc not in corpus]
         findings = []
@@ -99,6 +105,11 @@ class RetrievalTask:
             )
         if absent:
             total = sum(len(docs) for docs in known.values())
+            if len(absent) == total:
+                raise InputError(
+                    f"Task {self.name!r}: none of the {total} judged documents is in the corpus "
+                    f"(the first is {absent[0]!r}): do both files use the same document ids?"
+                )
             findings.append(
                 f"{len(absent)} of {total} judgements name documents that are not in the corpus "
                 f"(the first is {absent[0]!r}): no system can find them"
@@ -122,6 +133,13 @@ class RetrievalTask:
     def metric(self) -> str:
         """The main metric."""
         return parse_metric(self.metrics[0]).label
+
+    def texts(self) -> list[str]:
+        """Return the texts the task uses."""
+        return [
+            *self.queries.values(),
+            *(self.corpus.values() if isinstance(self.corpus, Mapping) else ()),
+        ]
 
     def run(self, system: Ranks, resampling: Resampling) -> TaskResult:
         """Rank the corpus, or each query's candidates, and score the rankings.

@@ -182,6 +182,10 @@ class StsTask:
         if len(np.unique(_codes(self._scores, name="scores"))) < 2:
             raise InputError(f"Task {name!r}: all its scores are {self._scores[0]}.")
 
+    def texts(self) -> list[str]:
+        """Return the texts the task uses."""
+        return [text for a, b, _ in self.pairs for text in (a, b)]
+
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Correlate the system's similarities with the scores.
 

@@ -257,6 +257,10 @@ class AnalogyTask:
         dropped = len(questions) - len(kept)
         self._dropped = {"questions answered by one of their own words": dropped} if dropped else {}
 
+    def texts(self) -> list[str]:
+        """Return the texts the task uses."""
+        return [word for question in self.questions for word in question]
+
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Answer the questions.
 
@@ -422,6 +426,10 @@ class WordCategoryTask:
                 f"Task {name!r}: fewer than two of its {len(members)} categories have two words "
                 "of their own."
             )
+
+    def texts(self) -> list[str]:
+        """Return the texts the task uses."""
+        return list(self._category)
 
     def run(self, system: System, resampling: Resampling) -> TaskResult:
         """Cluster the words the system knows.
