@@ -57,9 +57,9 @@ def test_votes_equal_a_slow_loop(known_count, count, k, seed):
             for one in known
         ]
         order = sorted(range(known_count), key=lambda i: -cosines[i])[:k]
-        votes: dict[str, float] = {}
+        votes: dict[str, int] = {}
         for rank, i in enumerate(order):
-            votes[known_labels[i]] = votes.get(known_labels[i], 0) + 1 - 1e-3 * rank
+            votes[known_labels[i]] = votes.get(known_labels[i], 0) + 1_000_000 - rank
         best = max(sorted(votes), key=lambda label: votes[label])
         assert found[place] == (best == labels[place])
 

@@ -121,10 +121,10 @@ def knn_hits(
         )
     rows, _ = ExactIndex(known).search(vectors, min(k, len(known)))
     names, codes = np.unique(np.asarray(known_labels), return_inverse=True)
-    votes = np.zeros((len(vectors), len(names)))
+    votes = np.zeros((len(vectors), len(names)), dtype=np.int64)
     for rank in range(rows.shape[1]):
-        # A first vote counts 1, later ones a little less: only ties are decided by it.
-        votes[np.arange(len(vectors)), codes[rows[:, rank]]] += 1.0 - 1e-3 * rank
+        # Later votes count a little less: only ties are decided by it.
+        votes[np.arange(len(vectors)), codes[rows[:, rank]]] += 1_000_000 - rank
     return np.asarray(names[votes.argmax(axis=1)] == np.asarray(labels))
 
 
