@@ -10,8 +10,13 @@ import torch
 
 from embedworks.evaluation import reasoning_set
 from embedworks.models import load
-from embedworks.reproductions import ReproductionResult, reproduce
-from embedworks.reproductions.papers._pair_model import PairModel, candidate_lists, tune_pairs
+from embedworks.reproductions import (
+    PairModel,
+    ReproductionResult,
+    candidate_lists,
+    reproduce,
+    tune_pairs,
+)
 from embedworks.reproductions.papers.rar_b import ENTRIES, SETS
 
 TUNING, INSTRUCTION = ENTRIES

@@ -13,14 +13,20 @@ from embedworks.evaluation import (
     Ranks,
     ReasoningSet,
     RerankedSystem,
-    Resampling,
-    multiple_choice_to_retrieval,
     random_prefix,
-    reasoning_set,
 )
 from embedworks.models import load
-from embedworks.reproductions import Arm, Comparison, Context, Outcome, Reproduction
-from embedworks.reproductions.papers._pair_model import PairModel, candidate_lists, tune_pairs
+from embedworks.reproductions import (
+    Arm,
+    Comparison,
+    Context,
+    Outcome,
+    PairModel,
+    Reproduction,
+    candidate_lists,
+    tune_pairs,
+)
+from embedworks.reproductions.papers._reasoning import item_scores, joined, made_set
 
 __all__ = ["ENTRIES"]
 
@@ -28,45 +34,16 @@ PAPER = "RAR-b: Reasoning as Retrieval Benchmark"
 ARXIV = "2404.06347"
 
 SETS = ("months", "spatial", "coreference", "sums", "code-mutants")
-_QUICK = Resampling(n_resamples=100)
 
 
 def _made(context: Context, name: str, settings: Mapping[str, Any], seed: int) -> ReasoningSet:
     """Return a set; there is less code than there are sentences."""
     train = settings["train_code" if name == "code-mutants" else "train"]
-    test = settings["test"]
-    return context.once(
-        ("set", name, seed, train, test),
-        lambda: reasoning_set(name, train=train, test=test, seed=seed),
-    )
+    return made_set(context, name, train=train, test=settings["test"], seed=seed)
 
 
 def _first_stage(context: Context) -> EncoderSystem:
     return context.once(("first",), lambda: EncoderSystem(load("static"), name="static"))
-
-
-def _settings_outcome(system: Ranks, made: ReasoningSet, seed: int) -> Outcome:
-    """Score one set in both settings; items carry the seed, because its questions do."""
-    full = multiple_choice_to_retrieval(made.test, name=made.name).run(system, _QUICK)
-    own = multiple_choice_to_retrieval(made.test, "own", name=made.name).run(system, _QUICK)
-    found: dict[str, dict[str, float]] = {}
-    for metric, result, key in (
-        ("ndcg@10", full, "ndcg@10"),
-        ("accuracy", own, "success@1"),
-    ):
-        items = zip(result.items, result.scores[key].values, strict=True)
-        found[metric] = {f"{seed}/{made.name}/{item}": value for item, value in items}
-    return Outcome(items=found)
-
-
-def _joined(outcomes: Mapping[str, Outcome]) -> Outcome:
-    """Return all sets together, and each set's means under its own name."""
-    together: dict[str, dict[str, float]] = {}
-    for name, outcome in outcomes.items():
-        for metric, items in outcome.items.items():
-            together.setdefault(metric, {}).update(items)
-            together[f"{metric}, {name}"] = dict(items)
-    return Outcome(items=together)
 
 
 def _tuning_run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
@@ -94,8 +71,10 @@ def _tuning_run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Conte
             )
             tune_pairs(model, batches, lr=settings["lr"])
             system = RerankedSystem(first, model, settings["depth"], name=arm.name)
-        outcomes[name] = _settings_outcome(system, made, seed)
-    return _joined(outcomes)
+        outcomes[name] = item_scores(system, made.test, "all", name=name, seed=seed) | item_scores(
+            system, made.test, "own", name=name, seed=seed
+        )
+    return joined(outcomes)
 
 
 def _instruction_run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
@@ -114,20 +93,16 @@ def _instruction_run(arm: Arm, seed: int, settings: Mapping[str, Any], context: 
             "instruction": made.instruction,
             "random words": random_prefix(made.instruction, seed=seed),
         }[arm["prefix"]]
-        found = {}
-        for pool, metric, key in (("all", "ndcg@10", "ndcg@10"), ("own", "accuracy", "success@1")):
-            task = multiple_choice_to_retrieval(
-                made.test,
-                pool,
-                name=set_name,
-                instruction=instruction,
-                distractors=[text for x in made.train for text in x.options],
-            )
-            result = task.run(system, _QUICK)
-            values = zip(result.items, result.scores[key].values, strict=True)
-            found[metric] = {f"{seed}/{set_name}/{item}": value for item, value in values}
-        outcomes[set_name] = Outcome(items=found)
-    return _joined(outcomes)
+        options = {
+            "name": set_name,
+            "seed": seed,
+            "instruction": instruction,
+            "distractors": [text for x in made.train for text in x.options],
+        }
+        outcomes[set_name] = item_scores(system, made.test, "all", **options) | item_scores(
+            system, made.test, "own", **options
+        )
+    return joined(outcomes)
 
 
 _MODELS = {"minilm": "MiniLM", "static": "token means"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,7 +12,19 @@ from embedworks._core.seeding import derive_seed, generator
 from embedworks.evaluation import MultipleChoice
 from embedworks.models import StaticModel, load
 
-__all__ = ["PairModel", "candidate_lists", "tune_pairs"]
+__all__ = ["PairModel", "TunablePairs", "candidate_lists", "tune_pairs"]
+
+
+class TunablePairs(Protocol):
+    """What `tune_pairs` trains: scores of pairs with gradient, and what may change."""
+
+    def parameters(self) -> list[Any]:
+        """Return what is trained."""
+        ...
+
+    def scores(self, questions: Sequence[str], answers: Sequence[str]) -> Any:
+        """Return scores of N pairs as a tensor (N,) with gradient."""
+        ...
 
 
 class PairModel:
@@ -199,7 +211,7 @@ def candidate_lists(
 
 
 def tune_pairs(
-    model: PairModel, batches: Sequence[Sequence[tuple[str, list[str]]]], *, lr: float
+    model: TunablePairs, batches: Sequence[Sequence[tuple[str, list[str]]]], *, lr: float
 ) -> list[float]:
     """Train with a softmax over each question's candidates; return the loss of every step."""
     import torch
