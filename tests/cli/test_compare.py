@@ -112,6 +112,20 @@ def test_damaged_results_are_refused(call, out, tmp_path):
     assert json.loads(text)["error"]["kind"] == "FormatError"
 
 
+def test_other_json_is_named(call, out, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    code, text, _ = call("compare", other, out / "results" / "letters.json", "--json")
+    assert code == 2
+    assert "other.json is no result of an evaluation" in json.loads(text)["error"]["message"]
+
+
+def test_one_task_has_no_mean_beside_it(call, out):
+    _, text, _ = call("compare", "letters", "bm25", "--results", out)
+    assert "mean over tasks" not in text
+    assert "% interval" in text.splitlines()[0]
+
+
 def test_help(call):
     code, text, _ = call("compare", "--help")
     assert code == 0

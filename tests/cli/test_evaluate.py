@@ -138,3 +138,48 @@ def test_where_vectors_stay(monkeypatch, tmp_path, platform, variable, expected)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setenv(variable, str(tmp_path / "caches"))
     assert default_cache() == Path(tmp_path / expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Missing argument"),
+        (["bm25", "--nonsense"], "No such option"),
+        (["bm25", "--resamples", "many"], "--resamples"),
+        (["bm25", "--data", "FAQ", "--metric", "ndcg@10"], "--metric and --no-base are for a run"),
+        (["bm25", "--data", "FAQ", "--no-base"], "--metric and --no-base are for a run"),
+        (["bm25", "--data", "FAQ", "--cache", "FAQ"], "--cache must be a folder"),
+        (["bm25", "--data", "FAQ", "--out", "FAQ"], "--out must be a folder"),
+        (["hybrid:", "--data", "FAQ"], "such as hybrid:static"),
+        (["static", "--data", "FAQ", "--suite", "cor"], "Did you mean 'core'"),
+    ],
+)
+def test_every_mistake_is_json_on_request(call, faq, arguments, words):
+    arguments = [str(faq) if argument == "FAQ" else argument for argument in arguments]
+    code, out, _ = call("evaluate", *arguments, "--json")
+    assert code == 2
+    assert words in json.loads(out)["error"]["message"]
+
+
+def test_columns_of_a_collection_are_not_silently_ignored(call, tmp_path):
+    (tmp_path / "corpus.csv").write_text("doc_id,text\nd,cats\n")
+    (tmp_path / "queries.csv").write_text("query_id,text\nq,cats\n")
+    (tmp_path / "qrels.csv").write_text("query_id,doc_id,relevance\nq,d,1\n")
+    code, out, _ = call("evaluate", "bm25", "--data", tmp_path, "--column", "query=t", "--json")
+    assert code == 2
+    assert "no columns can be named" in json.loads(out)["error"]["message"]
+
+
+def test_tasks_that_share_texts_with_training_rows_are_marked(call, faq, tmp_path):
+    from embedworks.data import Row, RowSet
+
+    RowSet([Row("where is the zip archive", "In the cellar.")]).save(tmp_path / "rows.parquet")
+    arguments = ("--data", faq, "--no-cache", "--trained-on", tmp_path / "rows.parquet")
+    code, out, _ = call("evaluate", "static", "bm25", *arguments)
+    assert code == 0
+    assert "† 1 of its 8 texts are in the training data. (faq)" in out
+    value = json.loads(call("evaluate", "static", "bm25", *arguments, "--json")[1])["systems"]
+    details = value["static"]["tasks"]["faq"]["details"]
+    assert details["seen_in_training"]
+    assert details["contamination"]["found"] == 1
+    assert "caveat" not in value["bm25"]["tasks"]["faq"]["details"]

@@ -115,6 +115,7 @@ def test_minilm_similarity(data, minilm):
 
 @pytest.mark.slow
 @pytest.mark.minilm
+@pytest.mark.filterwarnings("ignore:1 of 1399 texts are empty")
 def test_minilm_retrieval(data, minilm):
     """.396 in LOG.md, "which training-free search is best", by another search over the vectors."""
     task = judged_collection(data, "cranfield")

@@ -45,7 +45,11 @@ def compare(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say which system is better and how sure that is, task by task and on the mean."""
+    """Say which system is better and how sure that is, task by task and on the mean.
+
+    Reads what `evaluate --out FOLDER` kept. Differences are paired, item by item, so they tell
+    more than two intervals side by side.
+    """
     from embedworks.evaluation.reports.evaluation_report import write_evaluation_report
     from embedworks.evaluation.statistics.comparing import compare_systems
 
@@ -72,8 +76,8 @@ def compare(
 
 def _read(paths: Sequence[str]) -> list[SystemResult]:
     """Read results from files and folders; names must differ."""
-    from embedworks._core.files import read_json
-    from embedworks.evaluation import SystemResult, load_results
+    from embedworks.evaluation import load_results
+    from embedworks.evaluation.runner import read_result
 
     found: list[SystemResult] = []
     for text in paths:
@@ -81,7 +85,7 @@ def _read(paths: Sequence[str]) -> list[SystemResult]:
         if path.is_dir():
             found += load_results(path.parent if path.name == "results" else path)
         elif path.is_file():
-            found.append(SystemResult.from_dict(read_json(path)))
+            found.append(read_result(path))
         else:
             raise NotFoundError(
                 f"{text} is no result file or folder. To name systems of one evaluation, say where "
@@ -114,6 +118,9 @@ def _show(comparison: SystemComparison, results: Sequence[SystemResult]) -> None
     from embedworks.evaluation.reports.tables import p_text
 
     console.print(comparison.sentence(), style="bold", markup=False)
+    for result in results:
+        if not result.tasks:
+            console.print(f"{result.name} gave no result and is left out.", markup=False)
     tasks = list(dict.fromkeys(task for result in results for task in result.tasks))
     rows = []
     for task in tasks:
@@ -127,15 +134,17 @@ def _show(comparison: SystemComparison, results: Sequence[SystemResult]) -> None
             sign = "★" if result.name == leaders[0] else "≈" if result.name in leaders else " "
             cells.append(f"{figure} {sign}")
         rows.append([task, *cells])
-    if comparison.averages:
-        means = [comparison.averages[name].tasks.describe() for name in comparison.systems]
+    several = len(comparison.tasks) > 1  # the mean over one task is that task
+    if comparison.averages and several:
+        known = comparison.averages
+        means = [known[r.name].tasks.describe() if r.name in known else "–" for r in results]
         rows.append(["mean over tasks", *(f"{mean}  " for mean in means)])
     console.print()
     show_table("", ["task", *(result.name for result in results)], rows)
     console.print("★ best, ≈ not clearly worse than the best", style="dim", markup=False)
     console.print()
     show_table(
-        f"Differences; p-values corrected: {comparison.correction}",
+        f"Paired differences (+ is better); p-values corrected: {comparison.correction}",
         ["pair", "task", "difference", "corrected p", "finding"],
         [
             [
@@ -145,7 +154,7 @@ def _show(comparison: SystemComparison, results: Sequence[SystemResult]) -> None
                 p_text(gap.corrected_p),
                 gap.finding,
             ]
-            for gap in (*comparison.overall, *comparison.gaps)
+            for gap in (*(comparison.overall if several else ()), *comparison.gaps)
         ],
     )
     for task, why in comparison.left_out.items():

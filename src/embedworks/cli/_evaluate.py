@@ -85,6 +85,10 @@ def evaluate(
     template: Annotated[
         str, typer.Option(help="How instructions are spelled, see `list templates`.")
     ] = "plain",
+    trained_on: Annotated[
+        Path | None,
+        typer.Option(help="Training rows (Parquet) of the models: marks tasks that share texts."),
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
@@ -105,7 +109,7 @@ def evaluate(
     """Score models on suites or on your own data, or a run on judged queries.
 
     Shows each task's main figure with its interval; --out keeps all figures, the failures and a
-    report. The exit code is 1 when a model failed on a task.
+    report, for `compare` too. The exit code is 1 when a model failed on a task.
     """
     if queries is not None or qrels is not None:
         _evaluate_run(models, queries, qrels, metric, base, json)
@@ -114,11 +118,19 @@ def evaluate(
         raise InputError(
             f"{models[0]} is a run: judge it with --queries and --qrels, or give the model inside."
         )
+    if metric or not base:
+        raise InputError(
+            "--metric and --no-base are for a run, with --queries and --qrels. Every figure of "
+            "every task is in what --out keeps and --json prints."
+        )
+    for option, folder in (("--cache", cache), ("--out", out)):
+        if folder is not None and folder.is_file():
+            raise InputError(f"{option} must be a folder: {folder} is a file.")
     if cache is not None and no_cache:
         raise InputError("Give --cache or --no-cache, not both.")
     if data is None and (kind or column or split or generate or instruction):
         raise InputError("--kind, --column, --split, --generate and --instruction need --data.")
-    from embedworks.data import TEMPLATES
+    from embedworks.data import TEMPLATES, RowSet
     from embedworks.evaluation import Resampling, evaluate_systems
     from embedworks.evaluation.ranking_systems import open_system
     from embedworks.evaluation.reports.evaluation_report import write_evaluation_report
@@ -131,10 +143,11 @@ def evaluate(
         tasks += _own_tasks(path, generate, kind, _columns(column), split, instruction, seed)
     named = suite if suite is not None else [] if data else ["core"]
     tasks, skipped = _with_suites(tasks, named, data_root, task or [])
+    rows = None if trained_on is None else RowSet.load(trained_on)
     vectors = None if no_cache else cache or default_cache()
     systems = [open_system(name, cache=vectors, template=spelling) for name in models]
     results = evaluate_systems(
-        systems, tasks, resampling=how, out=out, skipped=skipped,
+        systems, tasks, resampling=how, out=out, skipped=skipped, trained_on=rows,
         show_progress=False if json else None,
     )  # fmt: skip
     report = write_evaluation_report(results, out / "report")[0] if out is not None else None

@@ -21,7 +21,9 @@ def limits(
     model: Annotated[str, typer.Argument(help="static, minilm, a folder or a hub name.")],
     dims: Annotated[
         list[int] | None,
-        typer.Option("--dim", help="Cut vectors to this dimension; may be repeated."),
+        typer.Option(
+            "--dim", help="Cut vectors to this dimension; may be repeated. Default 8, 16, 32, ..."
+        ),
     ] = None,
     documents: Annotated[int, typer.Option(help="Documents of the generated collection.")] = 46,
     questions: Annotated[int, typer.Option(help="Its questions, each about two of them.")] = 1000,
@@ -39,10 +41,11 @@ def limits(
 ) -> None:
     """Measure which pairs of documents a model's vectors can put on top, and which it does.
 
-    People like things, and a question asks who likes one of them: every pair of documents is the
-    answer to some question. The table has recall of the model's own queries, and the share of
-    all pairs that some query puts on top, at full and at cut dimensions. Cutting is fair only to
-    models trained for it.
+    The documents are people who like things, and a question asks who likes one of them: any two
+    can be the answer. The table says what the model's own queries find, and which pairs some
+    query could put on top at all, at full and at cut dimensions. Where much more is possible than
+    is found, the vectors have room and the model does not use it. Cutting is fair only to models
+    trained for it.
     """
     import embedworks as ew
     from embedworks._core.files import write_json
@@ -50,6 +53,11 @@ def limits(
     from embedworks.evaluation import EncoderSystem, load_qrels
     from embedworks.evaluation.limits import measure_limits
 
+    if documents < 3 or questions < 1:
+        raise InputError(
+            "--documents must be at least 3 and --questions at least 1, got "
+            f"{documents} and {questions}."
+        )
     if out is not None and out.suffix != ".json":
         raise InputError(f"--out must end in .json, got {out}.")
     judgements = None if qrels is None else load_qrels(qrels)
@@ -84,23 +92,28 @@ def limits(
     rows.append(["BM25", *(f"{report.lexical[metric].mean:.3f}" for metric in metrics), *blank])
     rows.append(["chance", *(f"{report.chance[metric]:.3f}" for metric in metrics), *blank])
     show_table(
-        f"{report.system}: {report.documents} documents, {report.queries:,} questions, "
-        f"{report.sets:,} pairs; recall, pairs a query puts on top",
+        f"{report.system}: {report.queries:,} questions, each with two of {report.documents} "
+        f"documents ({report.sets:,} pairs) as its answer",
         [
-            "",
-            *("R" + metric[6:] for metric in metrics),
-            "centroid",
+            "dims",
+            *("found"[: 5 * (not place)] + metric[6:] for place, metric in enumerate(metrics)),
+            "centre",
             "float16",
             "best",
             "gap",
-            "fit",
+            "critical n",
         ],
         rows,
     )
     console.print(
-        "\ncentroid: the mean of the pair is the query; float16: the same in half precision; best: "
-        "optimised queries; gap: smallest gap of the centroids; fit: critical n by the published "
-        "fit; ~ extrapolates.",
+        f"\nfound@{metrics[0][7:]}: share of the answers that the model's queries have among the "
+        f"first {metrics[0][7:]} (recall)\n"
+        "centre:  share of the pairs that come out on top for the mean of their two vectors\n"
+        "float16: the same, scored in half precision\n"
+        "best:    the same for the best query vector that could be found, for any model\n"
+        "gap:     similarity that the worst pair is ahead (+) or behind (-) for its centre\n"
+        "critical n: documents up to which all pairs are possible, by the published fit; "
+        "~ is extrapolated",
         markup=False,
     )
     console.print(f"\n{report.sentence()}", markup=False)

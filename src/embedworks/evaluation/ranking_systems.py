@@ -312,6 +312,8 @@ def open_system(
     if name == "bm25":
         return LexicalSystem()
     if name.startswith("hybrid:"):
+        if name == "hybrid:":
+            raise InputError("hybrid: needs the name of a system after it, such as hybrid:static.")
         inner = open_system(name.removeprefix("hybrid:"), cache=cache, template=template)
         return FusedSystem([LexicalSystem(), inner], name=name)
     if re.match(r"https?://", name):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedworks._core.files import read_json, sha256_of_text, write_json
 from embedworks._core.memory import PeakMemory
@@ -21,12 +21,17 @@ from embedworks._core.validation import check_unique
 from embedworks.errors import DataWarning, EmbedworksError, EmptyInputError, FormatError
 from embedworks.evaluation._records import check_keys
 from embedworks.evaluation.outcomes import Resampling, TaskResult
-from embedworks.evaluation.systems import Ranks
+from embedworks.evaluation.systems import Ranks, System
 from embedworks.evaluation.tasks import Task, why_not
+
+if TYPE_CHECKING:
+    from embedworks.data import RowSet
 
 __all__ = ["SystemResult", "evaluate_systems", "file_name", "load_results"]
 
 _FORMAT = 1
+#: Share of a task's texts met in training from which its figure counts as remembered.
+_SHARED = 0.01
 _LIBRARIES = ("embedworks", "numpy", "torch", "sentence-transformers", "transformers")
 
 
@@ -85,6 +90,7 @@ def evaluate_systems(
     resampling: Resampling | None = None,
     out: str | Path | None = None,
     skipped: Mapping[str, str] | None = None,
+    trained_on: RowSet | None = None,
     on_result: Callable[[str, TaskResult], None] | None = None,
     show_progress: bool | None = None,
 ) -> list[SystemResult]:
@@ -100,6 +106,9 @@ def evaluate_systems(
         resampling: How intervals are made.
         out: Folder for the results.
         skipped: Tasks that could not be made, with reasons, to be kept with the results.
+        trained_on: Rows that the encoders were trained on. Tasks that share texts with them are
+            marked by ``details["caveat"]``; from one text in a hundred on, they are left out of
+            the means of a comparison.
         on_result: Called with system name and result after every task.
         show_progress: True or False to force a bar; by default there is one on a terminal.
 
@@ -119,6 +128,7 @@ def evaluate_systems(
     check_unique([system.name for system in systems], name="system names")
     check_unique([task.name for task in todo], name="task names")
     how = resampling or Resampling()
+    met = {} if trained_on is None else _met(trained_on, todo)
     found = []
     with progress("Evaluating", len(systems) * len(todo), enabled=show_progress) as bar:
         for system in systems:
@@ -128,7 +138,7 @@ def evaluate_systems(
             system.usage.take()
             for task in todo:
                 bar.update(description=f"{system.name}: {task.name}")
-                result = _with_task(result, system, task, how)
+                result = _with_task(result, system, task, how, met)
                 if out is not None:
                     save_result(result, out)
                 if on_result is not None and task.name in result.tasks:
@@ -155,7 +165,20 @@ def load_results(out: str | Path) -> list[SystemResult]:
     paths = sorted((Path(out) / "results").glob("*.json"))
     if not paths:
         raise EmptyInputError(f"{Path(out) / 'results'} has no results: evaluate something first.")
-    return [SystemResult.from_dict(read_json(path)) for path in paths]
+    return [read_result(path) for path in paths]
+
+
+def read_result(path: Path) -> SystemResult:
+    """Read one file that `save_result` wrote.
+
+    Raises:
+        FormatError: When it is damaged or something else; names the file.
+    """
+    value = read_json(path)
+    try:
+        return SystemResult.from_dict(value)
+    except FormatError as error:
+        raise FormatError(f"{path} is no result of an evaluation: {error}") from error
 
 
 def file_name(name: str) -> str:
@@ -169,8 +192,27 @@ def file_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{sha256_of_text(name)[:8]}".lstrip("-")
 
 
+def _met(rows: RowSet, tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """Return what to add to the details of tasks that share texts with training rows."""
+    from embedworks.evaluation.contamination import check_contamination
+
+    return {
+        report.task: {
+            "caveat": f"{report.found:,} of its {report.texts:,} texts are in the training data.",
+            "seen_in_training": report.share >= _SHARED,
+            "contamination": report.to_dict(),
+        }
+        for report in check_contamination(rows, tasks)[0]
+        if report.found
+    }
+
+
 def _with_task(
-    result: SystemResult, system: Ranks, task: Task, resampling: Resampling
+    result: SystemResult,
+    system: Ranks,
+    task: Task,
+    resampling: Resampling,
+    met: Mapping[str, Mapping[str, Any]],
 ) -> SystemResult:
     if reason := why_not(task, system):
         return replace(result, skipped={**result.skipped, task.name: reason})
@@ -185,6 +227,9 @@ def _with_task(
         warnings.warn(DataWarning(f"{system.name} failed on {task.name}. {reason}"), stacklevel=3)
         return replace(result, errors={**result.errors, task.name: reason})
     details = dict(outcome.details)
+    if isinstance(system, System) and task.name in met:
+        caveats = filter(None, [details.get("caveat"), met[task.name]["caveat"]])
+        details |= {**met[task.name], "caveat": " ".join(caveats)}
     if seen := seen_in_training(system.fingerprint, task.name):
         details["seen_in_training"] = True
         details["caveat"] = " ".join(filter(None, [details.get("caveat"), seen]))

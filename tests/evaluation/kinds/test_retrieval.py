@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,8 @@ from embedworks.errors import (
 )
 from embedworks.evaluation import (
     Comparison,
+    EncoderSystem,
+    Resampling,
     RetrievalResult,
     RetrievalTask,
     chunk_run_to_doc_run,
@@ -147,3 +151,32 @@ def test_a_nan_chunk_score_is_not_lost():
 def test_unknown_metric_has_a_hint():
     with pytest.raises(UnknownNameError, match="ndcg@10"):
         evaluate_run(RUN, QRELS, metrics=["ndgc@10"])
+
+
+class OneVector:
+    def __init__(self, value):
+        self.value = value
+
+    def encode(self, texts):
+        return np.full((len(texts), 4), self.value, dtype=np.float32)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_vectors_that_are_all_the_same_are_an_error(value):
+    corpus = {f"d{i}": f"text {i}" for i in range(5)}
+    task = RetrievalTask("toy", {"q": "text", "r": "3"}, corpus, {"q": {"d1": 1}, "r": {"d3": 1}})
+    system = EncoderSystem(OneVector(value), name="flat", fingerprint="flat")
+    with pytest.raises(InputError, match="flat gives all documents the same similarity"):
+        task.run(system, Resampling(n_resamples=100))
+    own = replace(task, candidates={"q": ["d1", "d2"], "r": ["d3", "d4"]})
+    with pytest.raises(InputError, match="flat gives all documents the same similarity"):
+        own.run(system, Resampling(n_resamples=100))
+    same = RetrievalTask("toy", {"q": "a"}, {"d1": "a", "d2": "a"}, {"q": {"d1": 1}})
+    assert same.run(system, Resampling(n_resamples=100)).main.interval.n == 1
+
+
+def test_judgements_that_cannot_be_met_are_an_error():
+    with pytest.raises(EmptyInputError, match="none of its 1 judged queries has a relevant"):
+        RetrievalTask("toy", {"q": "a"}, {"d": "a"}, {"q": {"d": 0}})
+    with pytest.raises(InputError, match="none of the 1 judged documents is in the corpus"):
+        RetrievalTask("toy", {"q": "a"}, {"d": "a"}, {"q": {"x": 1}})

@@ -246,6 +246,10 @@ def test_a_system_that_failed_everywhere():
     text = " ".join(read(render_evaluation_report([made("a"), made("b"), broken])).text)
     assert "NonFiniteError: NaN" in text
     assert "failed" in text
+    assert "broken plain gave no result." in text
+    assert "Mean over" in text  # the others still have their means
+    read(render_evaluation_report([broken, made("a"), made("b"), made("c")]))
+    evaluation_markdown([broken, made("a"), made("b"), made("c")])
     read(render_evaluation_report([broken]))
     evaluation_markdown([broken])
 

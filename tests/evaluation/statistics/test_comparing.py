@@ -219,7 +219,7 @@ def test_less_is_better_is_turned_and_kept_out_of_means():
     assert found.standings["fair"].borda == 1.5
     only = compare_systems([system(r.name, r.tasks["bias"]) for r in (fair, unfair)])
     assert only.averages == {}
-    assert only.sentence().startswith("fair is better than unfair on bias: by 0.600")
+    assert only.sentence().startswith("fair is better than unfair on bias by 0.600")
 
 
 def test_mere_descriptions_are_not_compared():
@@ -322,7 +322,7 @@ def test_sentences():
 
     good, weak = made("good", [0.2, 0.2, 0.0]), made("weak", [0, 0, 0])
     text = compare_systems([weak, good]).sentence()
-    assert text.startswith("good is better than weak on the mean over tasks: by 0.133 [")
+    assert text.startswith("good is better than weak on the mean over tasks by 0.133 (")
     assert text.endswith("good is better than weak on 2, worse on 0, and not clear of noise on 1.")
     three = compare_systems([weak, good, made("near", [0.2, 0.2, 0.0001])])
     assert three.sentence().startswith("near has the highest mean over 3 tasks, ")
@@ -343,3 +343,14 @@ def test_identical_systems_are_equal_everywhere():
     assert found.gaps[0].difference.p_value == 1.0
     assert found.gaps[0].finding == "unclear"
     assert found.standings["a"] == found.standings["b"]
+
+
+def test_a_system_without_results_does_not_spoil_the_means():
+    values = np.random.default_rng(3).random(20)
+    a, b = system("a", outcome("t", values)), system("b", outcome("t", values / 2))
+    broken = system("broken")
+    found = compare_systems([a, broken, b])
+    assert found.systems == ("a", "b")
+    assert found.averages == compare_systems([a, b]).averages
+    with pytest.raises(InputError, match="broken has none"):
+        compare_systems([a, broken])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -107,6 +107,8 @@ class ReasoningTask(RetrievalTask):
         >>> task.run(LexicalSystem(), Resampling()).details["chance"]
         {'success@1': 0.5}
     """
+
+    refuses_flat: ClassVar[bool] = False  # its chance level stands beside the figure
 
     facts: Mapping[str, Any] = field(default_factory=dict)
 

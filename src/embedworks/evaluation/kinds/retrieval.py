@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedworks._core.validation import check_k
-from embedworks.errors import DataWarning, EmptyInputError, InputError
+from embedworks.errors import EmptyInputError, InputError
 from embedworks.evaluation._records import check_keys
+from embedworks.evaluation.kinds._judged import check_told_apart, usable_judgements
 from embedworks.evaluation.outcomes import Failure, Resampling, Score, TaskResult, shorten
 from embedworks.evaluation.statistics.intervals import (
     Difference,
@@ -70,6 +70,9 @@ class RetrievalTask:
         ('q',)
     """
 
+    refuses_flat: ClassVar[bool] = True
+    """Whether rankings in which nothing is above anything else are an error."""
+
     name: str
     queries: Mapping[str, str]
     corpus: Mapping[str, str] | Collection[str]
@@ -85,38 +88,7 @@ class RetrievalTask:
         for what, value in (("queries", self.queries), ("documents", self.corpus)):
             if not value:
                 raise EmptyInputError(f"Task {self.name!r} has no {what}.")
-        known = {query: docs for query, docs in self.qrels.items() if query in self.queries}
-        if not known:
-            raise EmptyInputError(
-                f"Task {self.name!r}: none of its {len(self.qrels)} judged queries is among its "
-                f"{len(self.queries)} queries: do both files use the same query ids?"
-            )
-        if not any(_has_relevant(docs) for docs in known.values()):
-            raise EmptyInputError(
-                f"Task {self.name!r}: none of its {len(known)} judged queries has a relevant "
-                "document (a relevance of 1 or more): nothing to score."
-            )
-        corpus = self.corpus if isinstance(self.corpus, Mapping) else set(self.corpus)
-        absent = [doc for docs in known.values() for doc in docs if doc not in corpus]
-        findings = []
-        if len(known) < len(self.qrels):
-            findings.append(
-                f"judgements of {len(self.qrels) - len(known)} unknown queries are left out"
-            )
-        if absent:
-            total = sum(len(docs) for docs in known.values())
-            if len(absent) == total:
-                raise InputError(
-                    f"Task {self.name!r}: none of the {total} judged documents is in the corpus "
-                    f"(the first is {absent[0]!r}): do both files use the same document ids?"
-                )
-            findings.append(
-                f"{len(absent)} of {total} judgements name documents that are not in the corpus "
-                f"(the first is {absent[0]!r}): no system can find them"
-            )
-        if findings:
-            message = f"Task {self.name!r}: {'; '.join(findings)}."
-            warnings.warn(DataWarning(message), stacklevel=3)
+        known = usable_judgements(self.name, self.queries, self.corpus, self.qrels)
         object.__setattr__(self, "qrels", known)
 
     @property
@@ -145,7 +117,8 @@ class RetrievalTask:
         """Rank the corpus, or each query's candidates, and score the rankings.
 
         Raises:
-            InputError: When the task has only the ids of its documents.
+            InputError: When the task has only the ids of its documents, or the system has the
+                same similarity for all of them: any order would be as good as its own.
         """
         if not isinstance(self.corpus, Mapping):
             raise InputError(f"Task {self.name!r} has no texts of its documents, only their ids.")
@@ -157,6 +130,8 @@ class RetrievalTask:
             instruction=self.instruction,
             candidates=self.candidates,
         )
+        if self.refuses_flat:
+            check_told_apart(run, self.corpus, self.candidates, self.depth, system=system.name)
         return self.score(run, resampling)
 
     def score(self, run: Run, resampling: Resampling) -> TaskResult:

@@ -20,6 +20,7 @@ __all__ = [
     "heading_of_task",
     "left_out_rows",
     "mark_of",
+    "memory",
     "repeat_facts",
     "rounded",
     "speed",
@@ -68,7 +69,12 @@ def speed(cost: Cost) -> str:
 
 def cost_text(cost: Cost) -> str:
     """Return speed, time and memory on one line."""
-    return f"{speed(cost)} · {seconds(cost.seconds)} · {cost.peak_memory_mb:,.0f} MB"
+    return f"{speed(cost)} · {seconds(cost.seconds)} · {memory(cost.peak_memory_mb)}"
+
+
+def memory(megabytes: float) -> str:
+    """Return how much memory a task added, in words."""
+    return f"{megabytes:,.0f} MB" if megabytes >= 1 else "< 1 MB"
 
 
 def mark_of(comparison: SystemComparison | None, task: str, system: str) -> str:
@@ -87,7 +93,8 @@ def dagger(outcome: TaskResult) -> str:
 def verdict_text(results: Sequence[SystemResult], comparison: SystemComparison | None) -> str:
     """Say what came out."""
     if comparison is not None:
-        return comparison.sentence()
+        without = [clip(result.name, 60) for result in results if not result.tasks]
+        return " ".join([comparison.sentence(), *(f"{name} gave no result." for name in without)])
     done = len(all_tasks(results))
     ran = [clip(result.name, 60) for result in results if result.tasks]
     if not ran:
@@ -232,9 +239,10 @@ def _agreement(
     results: Sequence[SystemResult], comparison: SystemComparison | None
 ) -> list[Curves]:
     """Return how well samples of the items would have ordered three or more systems."""
-    if comparison is None or len(results) < 3:
+    if comparison is None or len(comparison.systems) < 3:
         return []
     lines = []
+    results = [result for result in results if result.name in comparison.systems]
     for task in comparison.tasks:
         outcomes = [result.tasks[task] for result in results]
         apart = len({one.main.interval.mean for one in outcomes}) > 1

@@ -91,7 +91,7 @@ def _differences(comparison: SystemComparison) -> list[str]:
             p_text(gap.corrected_p),
             gap.finding,
         ]
-        for gap in (*comparison.overall, *comparison.gaps)
+        for gap in (*(comparison.overall if len(comparison.tasks) > 1 else ()), *comparison.gaps)
     ]
     more = f"{len(rows) - MAX_ROWS:,} more rows are not shown." if len(rows) > MAX_ROWS else ""
     note = f"Positive is better. p-values are corrected ({comparison.correction})."

@@ -13,6 +13,7 @@ from embedworks.evaluation.reports._evaluation_figures import (
     heading_of_task,
     left_out_rows,
     mark_of,
+    memory,
     repeat_facts,
     rounded,
     sweeps,
@@ -31,7 +32,7 @@ from embedworks.evaluation.reports._page import frame
 from embedworks.evaluation.reports._plots import MAP_GROUPS, dot_plot, lines_plot
 from embedworks.evaluation.reports.tables import p_text
 from embedworks.evaluation.runner import SystemResult
-from embedworks.evaluation.statistics.comparing import Gap, SystemComparison
+from embedworks.evaluation.statistics.comparing import Average, Gap, SystemComparison
 from embedworks.evaluation.statistics.intervals import Interval
 
 __all__ = ["body"]
@@ -86,24 +87,21 @@ def _first_outcomes(results: Sequence[SystemResult]) -> list[TaskResult]:
 def _systems(results: Sequence[SystemResult], comparison: SystemComparison | None) -> str:
     averages = {} if comparison is None else comparison.averages
     common = comparison.tasks if comparison is not None else ()
-    kinds = len({results[0].tasks[task].kind for task in common}) > 1
+    first = next((result for result in results if result.tasks), results[0])
+    kinds = len({first.tasks[task].kind for task in common}) > 1
     header = ["System"]
     if averages:
         header += ["Mean over<br>tasks", *["Mean over<br>kinds"] * kinds, "On other<br>tasks"]
     header += ["Borda,<br>mean rank", "Won, tied,<br>lost"] * (comparison is not None)
-    header += ["Dimen-<br>sions", "Time", "Peak<br>memory"]
+    header += ["Dimen-<br>sions", "Time", "Memory<br>added"]
     rows, best = [], []
     for result in results:
         costs = [outcome.cost for outcome in result.tasks.values()]
         cells = [esc(clip(result.name, 60))]
         if averages:
-            mean = averages[result.name]
-            cells += [_interval(v) for v in ((mean.tasks, mean.kinds) if kinds else (mean.tasks,))]
-            cells.append("–" if mean.other_tasks.note else _interval(mean.other_tasks))
+            cells += _mean_cells(averages.get(result.name), with_kinds=kinds)
         if comparison is not None:
-            place = comparison.standings[result.name]
-            cells.append(f"{place.borda:g}<small>rank {place.mean_rank:.2f}</small>")
-            cells.append(f"{place.wins}, {place.ties}, {place.losses}")
+            cells += _standing_cells(result.name, comparison)
         fresh = sum(cost.texts - cost.cached for cost in costs)
         taken = sum(cost.encoding_seconds for cost in costs)
         pace = f"{fresh / taken:,.0f} texts/s" if fresh > 0 and taken > 0 else ""
@@ -111,7 +109,7 @@ def _systems(results: Sequence[SystemResult], comparison: SystemComparison | Non
         cells += [
             esc(result.about.get("dimension") or "–"),
             f"{seconds(sum(cost.seconds for cost in costs))}<small>{pace}</small>",
-            f"{max((cost.peak_memory_mb for cost in costs), default=0.0):,.0f} MB",
+            memory(max((cost.peak_memory_mb for cost in costs), default=0.0)),
         ]
         rows.append(cells)
         best.append(_is_best(result.name, comparison))
@@ -128,8 +126,23 @@ def _systems(results: Sequence[SystemResult], comparison: SystemComparison | Non
     return data_table(header, rows, caption=caption, sortable=True, marked=best, wide=True) + note
 
 
+def _mean_cells(mean: Average | None, *, with_kinds: bool) -> list[str]:
+    if mean is None:
+        return ["–"] * (2 + with_kinds)
+    cells = [_interval(v) for v in ((mean.tasks, mean.kinds) if with_kinds else (mean.tasks,))]
+    return [*cells, "–" if mean.other_tasks.note else _interval(mean.other_tasks)]
+
+
+def _standing_cells(name: str, comparison: SystemComparison) -> list[str]:
+    place = comparison.standings.get(name)
+    if place is None:  # no result at all
+        return ["–", "–"]
+    rank = f"{place.borda:g}<small>rank {place.mean_rank:.2f}</small>"
+    return [rank if comparison.tasks else "–", f"{place.wins}, {place.ties}, {place.losses}"]
+
+
 def _is_best(name: str, comparison: SystemComparison | None) -> bool:
-    if comparison is None or not comparison.averages:
+    if comparison is None or name not in comparison.averages:
         return False
     top = max(average.tasks.mean for average in comparison.averages.values())
     return comparison.averages[name].tasks.mean == top
@@ -147,7 +160,7 @@ def _tasks(results: Sequence[SystemResult], comparison: SystemComparison | None)
     more = ""
     if len(results) > len(shown):
         more = f'<p class="note">{len(results) - len(shown):,} more systems are not shown.</p>'
-    caption = "Figure, interval, and speed, time, peak memory."
+    caption = "Figure, interval, and speed, time, memory added at the peak."
     if any(dagger(outcome) for result in shown for outcome in result.tasks.values()):
         caption += " † see “Left out”."
     if comparison is not None:
@@ -178,7 +191,8 @@ def _differences(comparison: SystemComparison | None) -> str:
     if comparison is None:
         return ""
     pairs: dict[tuple[str, str], list[Gap]] = {}
-    for gap in (*comparison.overall, *comparison.gaps):
+    overall = comparison.overall if len(comparison.tasks) > 1 else ()  # of one, it is the task
+    for gap in (*overall, *comparison.gaps):
         pairs.setdefault((gap.system, gap.other), []).append(gap)
     panels = "".join(
         "<figure>"

@@ -31,9 +31,9 @@ overflow-wrap:anywhere}
 .verdict{margin:0 0 26px;max-width:46em;font-size:clamp(18px,2.4vw,22px);line-height:1.45;
 padding-left:18px;border-left:4px solid var(--own)}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:1px;
-margin:0 0 24px;background:var(--line);border:1px solid var(--line);border-radius:10px;
+margin:0 0 24px;background:var(--raised);border:1px solid var(--line);border-radius:10px;
 overflow:hidden}
-.figures div{background:var(--raised);padding:14px 18px}
+.figures div{box-shadow:0 0 0 1px var(--line);padding:14px 18px}
 .figures dt{color:var(--soft);font-size:13px}
 .figures dd{margin:2px 0 0;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}
 nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:28px;padding:10px 0;
@@ -89,7 +89,10 @@ cursor:pointer;text-align:left;overflow-wrap:anywhere}
 background:var(--ink);color:var(--paper);font-size:13.5px;line-height:1.35;pointer-events:none;
 overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:0 0 14px;border:1px solid var(--line);border-radius:10px;
-background:var(--raised)}
+background:linear-gradient(90deg,var(--raised) 30%,transparent) left/40px 100% local no-repeat,
+linear-gradient(270deg,var(--raised) 30%,transparent) right/40px 100% local no-repeat,
+linear-gradient(90deg,var(--line),transparent) left/12px 100% scroll no-repeat,
+linear-gradient(270deg,var(--line),transparent) right/12px 100% scroll no-repeat var(--raised)}
 table{border-collapse:collapse;width:100%;font-size:15px}
 caption{max-width:calc(100vw - 48px)}
 caption{padding:12px 14px 8px;text-align:left;color:var(--soft);font-size:14px}

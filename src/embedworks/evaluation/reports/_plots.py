@@ -50,9 +50,10 @@ def dot_plot(
         own: For each row, whether it is the system under study (drawn in colour).
         width: Width in SVG units, about the pixels it gets on a wide screen.
     """
-    left, right, step, top = 8.0, 14.0, 42.0, 34.0
+    left, step, top = 8.0, 42.0, 34.0
     bottom = top + step * len(rows)
     gaps = any(isinstance(interval, Difference) for _, interval in rows)
+    right = 62.0 if gaps else 14.0  # the line at 0 must not run through the values
     ends = [end for _, interval in rows for end in (interval.low, interval.high)]
     ends += [-0.005, 0.005] if gaps else []  # smaller differences are none
     low, high, ticks = _axis(min(ends), max(ends), 5)
@@ -76,7 +77,7 @@ def dot_plot(
         parts.append(
             _text(
                 f"value {kind}",
-                width - right,
+                width - 14.0,
                 y + 10,
                 f"{round(interval.mean, 3) + 0.0:{form}}",
                 "end",
@@ -162,8 +163,9 @@ def lines_plot(
         x_label: Name and unit of the horizontal axis.
         y_label: Name and unit of the vertical axis.
     """
-    width, height, left, top, bottom = 470.0, 300.0, 58.0, 40.0, 52.0
-    right = 18.0 if len(curves) == 1 else 132.0
+    width, height, top, bottom = 470.0, 300.0, 40.0, 52.0
+    longest = max(len(clip(name, 18)) for name, _, _ in curves)
+    right = 18.0 if len(curves) == 1 else 30.0 + 6.8 * longest
     places = sorted({a for _, xs, _ in curves for a in xs})
     double = places[0] > 0 and places[-1] >= 8 * places[0]
     scale = math.log2 if double else float
@@ -171,6 +173,7 @@ def lines_plot(
     y_low, y_high, y_ticks = _axis(
         min(b for _, _, ys in curves for b in ys), max(b for _, _, ys in curves for b in ys), 5
     )
+    left = 30.0 + 7.2 * max(len(f"{tick:g}") for tick in y_ticks)
 
     def x(value: float) -> float:
         return left + (scale(value) - x_low) / (x_high - x_low) * (width - left - right)

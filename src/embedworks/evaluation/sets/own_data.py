@@ -220,6 +220,12 @@ def _collection(
             f"{folder} has corpus, queries and qrels, which make a retrieval task and no "
             f"{options['kind']}."
         )
+    if options["columns"]:
+        raise InputError(
+            f"{folder} is a collection of three files, in which no columns can be named: its "
+            "documents need doc_id and text, its queries query_id and text, its judgements "
+            "query_id, doc_id and relevance."
+        )
     chosen = _choose(judged, split, f"{folder / 'qrels'} has judgements")
     return load_collection(
         tables["corpus"],
@@ -290,7 +296,7 @@ def _read(path: Path, columns: Mapping[str, str]) -> OwnTable:
     records = [record for _, record in table.rows]
     if table.damaged:
         message = (
-            f"{path}: {len(table.damaged)} damaged rows are left out, the first is row "
+            f"{path}: damaged rows are left out: {len(table.damaged)}, the first is row "
             f"{table.damaged[0]}."
         )
         warnings.warn(DataWarning(message), stacklevel=3)

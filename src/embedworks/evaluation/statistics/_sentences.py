@@ -41,14 +41,12 @@ def sentence(comparison: SystemComparison) -> str:
             rival = gap.other if gap.system == best else gap.system
             (unclear if gap.finding == "unclear" else beaten).append(rival)
     parts = [f"clearly better than {listed(beaten)}"] if beaten else []
-    parts += [f"not clear of noise against {listed(unclear)}"] if unclear else []
+    parts += [f"not clearly better than {listed(unclear)}"] if unclear else []
     if len(beaten) + len(unclear) < len(comparison.systems) - 1:
         parts.append("not tested against the others")
     size = mean.other_tasks.n
-    return (
-        f"{best} has the highest mean over {size} task{'s' if size != 1 else ''}, "
-        f"{mean.tasks.describe()}; {', '.join(parts)}."
-    )
+    where = f"mean over {size} tasks" if size > 1 else "figure on the only task for a mean"
+    return f"{best} has the highest {where}, {mean.tasks.describe()}; {', '.join(parts)}."
 
 
 def _of_one(gap: Gap, comparison: SystemComparison) -> str:
@@ -56,15 +54,18 @@ def _of_one(gap: Gap, comparison: SystemComparison) -> str:
     size = gap.difference
     turned = size.mean < 0
     ahead, behind = (gap.other, gap.system) if turned else (gap.system, gap.other)
-    low, high = (-size.high, -size.low) if turned else (size.low, size.high)
+    low, high = (0.0 - size.high, 0.0 - size.low) if turned else (size.low, size.high)
     where = f"on {'' if gap in comparison.gaps else 'the '}{gap.task}"
-    figures = f"by {abs(size.mean):.3f} [{low:+.3f}, {high:+.3f}], {p_text(gap.corrected_p)}"
+    by = f"by {abs(size.mean):.3f}"
+    span = f"{100 * size.confidence:g} % interval {low:+.3f} to {high:+.3f}"
+    chance = p_text(gap.corrected_p)
     if size.mean == 0:
         text = f"{ahead} and {behind} are equal {where}."
     elif gap.finding == "unclear":
-        text = f"{ahead} is ahead of {behind} {where}, but not clear of noise: {figures}."
+        noise = f"which is not clear of noise ({chance})"
+        text = f"{ahead} is ahead of {behind} {where} {by} ({span}), {noise}."
     else:
-        text = f"{ahead} is better than {behind} {where}: {figures}."
+        text = f"{ahead} is better than {behind} {where} {by} ({span}; {chance})."
     if len(comparison.gaps) == 1:
         return text
     return f"{text} {_counts(ahead, behind, comparison)}"

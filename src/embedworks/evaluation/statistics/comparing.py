@@ -146,7 +146,7 @@ class SystemComparison:
         Example:
             >>> gap = Gap("new", "old", "sts", Difference(0.03, 0.01, 0.05, 0.002, 500), 0.002)
             >>> SystemComparison(("new", "old"), ("sts",), (gap,), (), {}, {}, {}).sentence()
-            'new is better than old on sts: by 0.030 [+0.010, +0.050], p = 0.002.'
+            'new is better than old on sts by 0.030 (95 % interval +0.010 to +0.050; p = 0.002).'
         """
         return sentence(self)
 
@@ -196,6 +196,9 @@ def compare_systems(
 ) -> SystemComparison:
     """Compare systems on the tasks they share.
 
+    A system without a single result, such as one that failed everywhere, is not among them: it
+    would leave no task that all have run.
+
     Args:
         results: What `embedworks.evaluation.evaluate_systems` returned, at least two.
         baseline: Compare all others with this one; by default all pairs are compared.
@@ -223,8 +226,11 @@ def compare_systems(
         raise InputError(f"A comparison needs at least two systems, got {len(results)}.")
     check_unique([result.name for result in results], name="system names")
     check_choice(correction, ("holm", "benjamini-hochberg", "none"), name="correction")
-    by_name, left_out = _comparable(results)
+    by_name, left_out = _comparable([result for result in results if result.tasks])
     names = tuple(by_name)
+    if len(names) < 2:
+        without = listed([result.name for result in results if not result.tasks])
+        raise InputError(f"A comparison needs two systems with results; {without} has none.")
     if baseline is not None:
         check_choice(baseline, names, name="baseline")
     how = resampling or results[0].resampling
