@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,12 @@ from embedworks.cli import (
     _train,
 )
 from embedworks.cli._output import fail, prepare_process
-from embedworks.errors import EmbedworksError
+from embedworks.errors import EmbedworksError, InputError
 
 __all__ = ["app", "run"]
+
+#: What typer raises for wrong arguments; it has no public name of its own.
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="embedworks",
@@ -61,13 +64,20 @@ def _main(
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the program; ends the process with 0, or 2 for an error the user can mend."""
+    """Run the program; ends the process with 0, or 2 for an error the user can mend.
+
+    With ``--json``, mistakes in the arguments are JSON too.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
     prepare_process()
     try:
-        app(arguments)
+        sys.exit(app(arguments, standalone_mode=not as_json))
+    except _UsageError as error:
+        message = f"{error.format_message()} See embedworks {' '.join(arguments[:1])} --help."
+        sys.exit(fail(InputError(message), as_json=True))
     except EmbedworksError as error:
-        sys.exit(fail(error, as_json="--json" in arguments))
-    except KeyboardInterrupt:
+        sys.exit(fail(error, as_json=as_json))
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("Stopped. An interrupted run goes on with --resume.", err=True)
         sys.exit(130)
