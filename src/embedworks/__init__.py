@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = _attach(
         "index": "index",
         "load": "models",
         "losses": "losses",
+        "merge": "merging",
         "merging": "merging",
         "models": "models",
         "negatives": "negatives",

@@ -15,7 +15,7 @@ from embedworks.errors import EmbedworksError
 
 COMMANDS = (
     "adapt", "compare", "demo", "encode", "evaluate", "index", "info", "limits", "list",
-    "reproduce", "search", "synthesize", "train",
+    "merge", "reproduce", "search", "synthesize", "train",
 )  # fmt: skip
 
 

@@ -28,14 +28,167 @@ def test_every_kind_lists_described_names(kind):
         registry["no such name"]
 
 
-@pytest.mark.parametrize("name", registry_of("merge-methods").names())
-def test_merging_a_model_with_itself_changes_nothing(name):
-    tensor = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    before = tensor.copy()
-    merged = registry_of("merge-methods")[name]([tensor, tensor], [0.5, 0.5])
-    np.testing.assert_allclose(merged, tensor, atol=1e-6)
-    np.testing.assert_array_equal(tensor, before)
-    assert merged.dtype == tensor.dtype
+def merges(name):
+    """Return a merge method, some models and their base, and options that drop nothing."""
+    method = registry_of("merge-methods")[name]
+    base, *models = np.random.default_rng(0).normal(size=(4, 3, 4)).astype(np.float32)
+    models = [base + model / 8 + 0.5 for model in models[: method.most or 3]]
+    everything = {"density": 1.0, "gamma": 0.0, "epsilon": 0.0}
+    options = {key: everything[key] for key in everything if key in method.settings.model_fields}
+    return method, models, base, options
+
+
+def bases(method, base):
+    """Return the bases the method can be called with."""
+    return ([] if method.needs_base else [None]) + ([base] if method.takes_base else [])
+
+
+every_merge = pytest.mark.parametrize("name", registry_of("merge-methods").names())
+
+
+@every_merge
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 4), (12,), (2, 3, 2), (1,), (), (0,), (0, 4), (4, 0)])
+def test_merging_a_model_with_itself_changes_nothing(name, dtype, shape):
+    method, models, base, options = merges(name)
+    size = int(np.prod(shape))
+    tensor = models[0].ravel()[:size].reshape(shape).astype(dtype)
+    base = base.ravel()[:size].reshape(shape).astype(dtype)
+    given = [tensor, base]
+    before = [array.copy() for array in given]
+    for array in given:
+        array.flags.writeable = False
+    for count in range(method.least, (method.most or 4) + 1):
+        for start in bases(method, base):
+            merged = method([tensor] * count, [1 / count] * count, base=start, **options)
+            assert merged.dtype == dtype
+            assert merged.shape == shape
+            assert isinstance(merged, np.ndarray)
+            assert not np.shares_memory(merged, tensor)
+            tolerance = 1e-3 if dtype == np.float16 else 1e-6
+            np.testing.assert_allclose(merged, tensor, atol=tolerance)
+            np.testing.assert_array_equal(
+                merged, method([tensor] * count, base=start, **options), "weights default to equal"
+            )
+    for array, old in zip(given, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+@every_merge
+def test_merging_models_that_did_not_change_gives_the_base(name):
+    method, models, base, _ = merges(name)
+    for start in bases(method, base):
+        same = method([base] * len(models), base=start)
+        np.testing.assert_allclose(same, base, atol=1e-6)
+        if start is not None:  # one that changed among them is no trouble
+            merged = method([models[0], *[base] * (len(models) - 1)], base=start)
+            assert np.isfinite(merged).all()
+
+
+@every_merge
+def test_the_order_of_merged_models_matters_only_where_said(name):
+    method, models, base, _ = merges(name)
+    weights = [0.2, 0.5, 0.3][: len(models)] if method.weighted else [1.0] * len(models)
+    for start in bases(method, base):
+        merged = method(models, weights, base=start)
+        turned = method(models[::-1], weights[::-1], base=start)
+        assert np.allclose(merged, turned, atol=1e-6) == method.symmetric
+
+
+@every_merge
+def test_merges_are_deterministic_and_random_ones_follow_seed_and_name(name):
+    method, models, base, _ = merges(name)
+    base = base if method.takes_base else None
+    merged = method(models, base=base, key="layer.0.weight")
+    again = method(models, base=base, key="layer.0.weight")
+    np.testing.assert_array_equal(merged, again)
+    other_name = method(models, base=base, key="layer.1.weight")
+    assert np.array_equal(merged, other_name) != method.random
+    if method.random:
+        other_seed = method(models, base=base, key="layer.0.weight", seed=1)
+        assert not np.array_equal(merged, other_seed)
+
+
+@every_merge
+def test_merges_agree_over_types_and_leave_their_input(name):
+    method, models, base, _ = merges(name)
+    start = base if method.takes_base else None
+    before = [model.copy() for model in (*models, base)]
+    wide = method(
+        [model.astype(np.float64) for model in models],
+        base=None if start is None else start.astype(np.float64),
+        key="x",
+    )
+    np.testing.assert_allclose(method(models, base=start, key="x"), wide, atol=1e-5)
+    turned = method(
+        [np.asfortranarray(model) for model in models],
+        base=None if start is None else np.asfortranarray(start),
+        key="x",
+    )
+    np.testing.assert_array_equal(turned, method(models, base=start, key="x"))
+    for array, old in zip((*models, base), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+@every_merge
+def test_merges_refuse_what_they_cannot_merge(name):
+    from embedworks.errors import InputError, NonFiniteError, SettingsError, ShapeError
+
+    method, models, base, _ = merges(name)
+    start = base if method.needs_base else None
+    bad = models[-1].copy()
+    bad[1, 2] = np.nan
+    last = len(models) - 1
+    with pytest.raises(NonFiniteError, match=f"^x: tensor {last} contains NaN"):
+        method([*models[:-1], bad], base=start, key="x")
+    with pytest.raises(ShapeError, match=rf"tensor {last} has shape \(4, 3\).*\(3, 4\)"):
+        method([*models[:-1], models[-1].T], base=start)
+    for dtype in (np.int64, np.uint8, np.bool_, np.complex64):
+        with pytest.raises(InputError, match=f"tensor {last} has type {np.dtype(dtype)}"):
+            method([*models[:-1], models[-1].astype(dtype)], base=start)
+    with pytest.raises(InputError, match=f"at least {method.least}|exactly {method.least}"):
+        method(models[: method.least - 1], base=start)
+    if method.most is not None:
+        with pytest.raises(InputError, match="exactly"):
+            method([*models, models[0]], base=start)
+    with pytest.raises(InputError, match="one weight per tensor"):
+        method(models, [1.0] * (len(models) + 1), base=start)
+    with pytest.raises(NonFiniteError, match="weights must be finite"):
+        method(models, [1.0] * last + [float("nan")], base=start)
+    if method.weighted:
+        method(models, [2.0] + [1.0] * last, base=start)
+    else:
+        with pytest.raises(InputError, match="own weights"):
+            method(models, [2.0] + [1.0] * last, base=start)
+    with pytest.raises(SettingsError, match="nosuch"):
+        method(models, base=start, nosuch=1)
+    if method.needs_base:
+        with pytest.raises(InputError, match="needs the base"):
+            method(models)
+    if not method.takes_base:
+        with pytest.raises(InputError, match="no use for a base"):
+            method(models, base=base)
+        return
+    with pytest.raises(NonFiniteError, match="the base's tensor contains NaN"):
+        method(models, base=np.full_like(base, np.inf))
+    with pytest.raises(ShapeError, match="the base's tensor has shape"):
+        method(models, base=base[:2])
+
+
+@every_merge
+def test_weights_that_sum_to_zero_are_an_error_or_a_task_unlearned(name):
+    from embedworks.errors import InputError
+
+    method, models, base, options = merges(name)
+    start = base if method.needs_base else None
+    weights = [1.0] * (len(models) - 1) + [1.0 - len(models)]
+    if name not in ("breadcrumbs", "dare", "task_arithmetic"):  # the others divide by the sum
+        with pytest.raises(InputError, match="sum to zero|0 or greater|own weights"):
+            method(models, weights, base=start, **options)
+        return
+    merged = method(models, weights, base=start, **options)
+    expected = base + sum(w * (m - base) for w, m in zip(weights, models, strict=True))
+    np.testing.assert_allclose(merged, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", registry_of("metrics").names())
