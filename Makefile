@@ -22,7 +22,7 @@ demo: setup ## Adapt the bundled model to the Python standard library, search it
 	@$(BIN)/embedworks demo --out $(DEMO_OUT)
 
 test: setup ## Run the tests with coverage
-	$(BIN)/python -m pytest -q -m "not slow" --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadscope --cov --cov-report=term:skip-covered
 
 test-all: setup ## Run the tests, the slow ones too
 	$(BIN)/python -m pytest -q
