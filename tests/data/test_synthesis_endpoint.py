@@ -80,13 +80,14 @@ class Handler(BaseHTTPRequestHandler):
             server.most_busy = max(server.most_busy, server.busy)
         try:
             reply = server.plan(number, body)
-            if callable(reply):
-                reply(self)
-            else:
-                send(self, 200, reply or completion(by_rules(body)))
         finally:
+            # Before the answer is sent: the next request may come at once.
             with server.lock:
                 server.busy -= 1
+        if callable(reply):
+            reply(self)
+        else:
+            send(self, 200, reply or completion(by_rules(body)))
 
 
 def by_rules(body):

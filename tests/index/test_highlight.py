@@ -52,6 +52,12 @@ def test_has_as_many_terms_as_any_window(words, stops):
     assert len(set(ANALYZER.all_terms(found.text)) & set(terms)) >= slow_best(body, terms, 40)
 
 
+def test_white_space_after_a_passage_takes_no_room():
+    body = "file file file socket yes yes yes. open. file."
+    found = best_passage(body, ["file", "open", "socket"], analyzer=ANALYZER, max_length=40)
+    assert found.text == "file file file socket yes yes yes. open."
+
+
 def test_sentence_boundaries_are_kept():
     body = "Rain falls. Sockets are closed by close(). Files are opened by open(). Bye."
     found = best_passage(body, ["file", "open"], analyzer=ANALYZER, max_length=30)

@@ -61,7 +61,7 @@ def best_passage(
         for start, end, found in analyzer.spans(text)
         if not wanted.isdisjoint(found)
     ]
-    start, end = _best_window(_pieces(text, max_length), matches, max_length)
+    start, end = _best_window(text, _pieces(text, max_length), matches, max_length)
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
@@ -75,7 +75,8 @@ def _pieces(text: str, max_length: int) -> list[tuple[int, int]]:
     edges = [0, *(match.end() for match in _BOUNDARY.finditer(text)), len(text)]
     pieces: list[tuple[int, int]] = []
     for start, end in itertools.pairwise(edges):
-        while end - start > max_length:
+        seen = _seen_end(text, start, end)
+        while seen - start > max_length:
             space = text.rfind(" ", start + max_length // 2, start + max_length)
             cut = space + 1 if space >= 0 else start + max_length
             pieces.append((start, cut))
@@ -85,7 +86,15 @@ def _pieces(text: str, max_length: int) -> list[tuple[int, int]]:
     return pieces
 
 
+def _seen_end(text: str, start: int, end: int) -> int:
+    """Return where a piece ends without the white space after it."""
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return end
+
+
 def _best_window(
+    text: str,
     pieces: list[tuple[int, int]],
     matches: list[tuple[int, int, set[str]]],
     max_length: int,
@@ -97,8 +106,9 @@ def _best_window(
     counts: Counter[str] = Counter()
     best, best_score = (0, 0), (-1, -1)
     last, entering, leaving = 0, 0, 0
+    seen = [_seen_end(text, start, end) for start, end in pieces]
     for start, _ in pieces:
-        while last < len(pieces) and pieces[last][1] - start <= max_length:
+        while last < len(pieces) and seen[last] - start <= max_length:
             last += 1
         end = pieces[last - 1][1]
         while entering < len(matches) and matches[entering][1] <= end:
