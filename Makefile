@@ -24,8 +24,8 @@ demo: setup ## Adapt the bundled model to the Python standard library, search it
 test: setup ## Run the tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadscope --cov --cov-report=term:skip-covered
 
-test-all: setup ## Run the tests, the slow ones too
-	$(BIN)/python -m pytest -q
+test-all: setup ## Run the tests, the slow ones too, with new random examples
+	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q
 
 check: setup ## Formatting, lint, types: what CI runs beside the tests
 	$(BIN)/ruff format --check .
