@@ -127,6 +127,8 @@ class MergeMethod:
         symmetric: Whether the order of the models, each with its weight, does not matter.
         random: Whether it draws random numbers; its options then have a ``seed``.
         weighted: Whether unequal weights may be given.
+        elementwise: Whether every number needs only the same number of each model: tensors can
+            then be merged in pieces.
         settings: The options, with the published defaults.
 
     Example:
@@ -146,6 +148,7 @@ class MergeMethod:
     symmetric: bool = True
     random: bool = False
     weighted: bool = True
+    elementwise: bool = False
     settings: type[Settings] = NoOptions
 
     def __call__(
@@ -240,7 +243,12 @@ def _add_with_base(function: Callable[..., np.ndarray], summary: str, **about: A
     _add(function, summary, needs_base=True, takes_base=True, **about)
 
 
-_add(functional.linear, "Weighted mean: a model soup.", settings=LinearOptions)
+_add(
+    functional.linear,
+    "Weighted mean: a model soup.",
+    elementwise=True,
+    settings=LinearOptions,
+)
 _add(functional.slerp, "Point on the arc between two.", takes_base=True, least=2, most=2)
 _add(
     functional.nuslerp,
@@ -260,6 +268,7 @@ _add(
 _add_with_base(
     functional.task_arithmetic,
     "The base and a weighted sum of what each model changed.",
+    elementwise=True,
     settings=TaskArithmeticOptions,
 )
 _add_with_base(

@@ -26,15 +26,12 @@ from embedworks.merging._tensor_files import (
     encode,
     merged_dtype,
 )
+from embedworks.merging.methods import MERGE_METHODS
 
 __all__ = ["MergeInput", "MergeReport", "merge_files"]
 
 _MOST_WORKERS = 4
-_PIECE = 1 << 20
-
-#: Methods whose every number needs only the same number of each model: tensors of any size are
-#: merged in pieces that stay in the cache.
-ELEMENTWISE = frozenset({"linear", "task_arithmetic"})
+_PIECE = 1 << 20  # numbers merged at a time where a method allows it: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -232,7 +229,8 @@ def run_plan(
     plan.layout.create(folder)
     entries = plan.sources[0].entries
     costs = {group: _cost(entries[group[0]], len(plan.all)) for group in plan.groups}
-    limit = max(costs.values()) * (count if plan.call.method in ELEMENTWISE else 1)
+    elementwise = MERGE_METHODS[plan.call.method].elementwise
+    limit = max(costs.values()) * (count if elementwise else 1)
     running: dict[Future[None], int] = {}
     with (
         progress("Merging", plan.parameters, enabled=show_progress) as bar,
@@ -328,7 +326,8 @@ def _merge_one(plan: Plan, group: tuple[str, ...], folder: Path, bar: Progress) 
 
 def _pieces(plan: Plan, entry: Entry) -> Iterator[tuple[int, int]]:
     """Yield (first byte, bytes) of what is merged at a time; the whole unless order is free."""
-    step = _PIECE if plan.call.method in ELEMENTWISE or entry.dtype in INTEGERS else entry.size
+    elementwise = MERGE_METHODS[plan.call.method].elementwise
+    step = _PIECE if elementwise or entry.dtype in INTEGERS else entry.size
     for start in range(0, entry.size, step or 1):
         yield start, min(step, entry.size - start)
 

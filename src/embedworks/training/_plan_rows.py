@@ -168,14 +168,12 @@ def _mined(
 
 
 def encode_inputs(model: Any, inputs: Sequence[Any]) -> np.ndarray:
-    """Return float32 (N, D) vectors of texts or dicts."""
-    from embedworks.models import encode_batched
+    """Return float32 (N, D) vectors of texts or dicts; what is cut or empty was counted before."""
+    from embedworks.models import vectors
 
-    if all(isinstance(item, str) for item in inputs):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DataWarning)
-            return encode_batched(model, list(inputs), show_progress=False)[0]
-    return np.asarray(model.encode(list(inputs), show_progress_bar=False), dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DataWarning)
+        return vectors.encode_inputs(model, inputs, None)
 
 
 def _text(value: Any) -> str:

@@ -13,9 +13,30 @@ from embedworks.evaluation import (
     multiple_choice_to_retrieval,
     reasoning_set,
 )
-from embedworks.reproductions import Context, Outcome
+from embedworks.reproductions import Comparison, Context, Outcome
 
-__all__ = ["item_scores", "joined", "made_set"]
+__all__ = ["FULL_SETTING", "TOGETHER_APART", "item_scores", "joined", "made_set"]
+
+#: The arms of the decisive comparison.
+TOGETHER_APART = ("cross-encoder", "bi-encoder")
+#: What must hold in the full setting.
+FULL_SETTING = (
+    Comparison.between(
+        *TOGETHER_APART,
+        "ndcg@10",
+        name="together over apart, full setting",
+        margin=0.02,
+        falsifies=False,
+    ),
+    Comparison.between(
+        "cross-encoder",
+        "not tuned",
+        "ndcg@10",
+        name="tuning the reranker pays in the full setting",
+        margin=0.02,
+        falsifies=False,
+    ),
+)
 
 _QUICK = Resampling(n_resamples=100)
 _METRICS: dict[Literal["all", "own"], tuple[str, str]] = {

@@ -26,7 +26,13 @@ from embedworks.reproductions import (
     candidate_lists,
     tune_pairs,
 )
-from embedworks.reproductions.papers._reasoning import item_scores, joined, made_set
+from embedworks.reproductions.papers._reasoning import (
+    FULL_SETTING,
+    TOGETHER_APART,
+    item_scores,
+    joined,
+    made_set,
+)
 
 __all__ = ["ENTRIES"]
 
@@ -111,7 +117,6 @@ _PREFIXES = {
     "instruction": "the set's instruction before the question",
     "random words": "as many words as long before the question",
 }
-_BETWEEN = ("cross-encoder", "bi-encoder")
 
 ENTRIES = (
     Reproduction(
@@ -129,28 +134,12 @@ ENTRIES = (
             Arm("not tuned", "the first stage as it is", {"kind": "none"}),
         ),
         decisive=Comparison.between(
-            *_BETWEEN, "accuracy", name="together over apart, multiple choice", margin=0.02
+            *TOGETHER_APART, "accuracy", name="together over apart, multiple choice", margin=0.02
         ),
-        conditions=(
-            Comparison.between(
-                *_BETWEEN,
-                "ndcg@10",
-                name="together over apart, full setting",
-                margin=0.02,
-                falsifies=False,
-            ),
-            Comparison.between(
-                "cross-encoder",
-                "not tuned",
-                "ndcg@10",
-                name="tuning the reranker pays in the full setting",
-                margin=0.02,
-                falsifies=False,
-            ),
-        ),
+        conditions=(*FULL_SETTING,),
         secondary=(
-            *(Comparison.between(*_BETWEEN, f"accuracy, {name}") for name in SETS),
-            *(Comparison.between(*_BETWEEN, f"ndcg@10, {name}") for name in SETS),
+            *(Comparison.between(*TOGETHER_APART, f"accuracy, {name}") for name in SETS),
+            *(Comparison.between(*TOGETHER_APART, f"ndcg@10, {name}") for name in SETS),
         ),
         run=_tuning_run,
         seeds=3,

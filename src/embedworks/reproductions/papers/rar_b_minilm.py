@@ -27,7 +27,13 @@ from embedworks.reproductions import (
     candidate_lists,
     tune_pairs,
 )
-from embedworks.reproductions.papers._reasoning import item_scores, joined, made_set
+from embedworks.reproductions.papers._reasoning import (
+    FULL_SETTING,
+    TOGETHER_APART,
+    item_scores,
+    joined,
+    made_set,
+)
 
 __all__ = ["ENTRIES"]
 
@@ -174,8 +180,6 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
     return joined(outcomes)
 
 
-_BETWEEN = ("cross-encoder", "bi-encoder")
-
 ENTRIES = (
     Reproduction(
         slug="rar-b-minilm",
@@ -204,7 +208,7 @@ ENTRIES = (
             ),
         ),
         decisive=Comparison.between(
-            *_BETWEEN, "accuracy", name="together over apart, multiple choice", margin=0.02
+            *TOGETHER_APART, "accuracy", name="together over apart, multiple choice", margin=0.02
         ),
         conditions=(
             Comparison.between(
@@ -215,29 +219,15 @@ ENTRIES = (
                 margin=0.02,
                 falsifies=False,
             ),
-            Comparison.between(
-                *_BETWEEN,
-                "ndcg@10",
-                name="together over apart, full setting",
-                margin=0.02,
-                falsifies=False,
-            ),
-            Comparison.between(
-                "cross-encoder",
-                "not tuned",
-                "ndcg@10",
-                name="tuning the reranker pays in the full setting",
-                margin=0.02,
-                falsifies=False,
-            ),
+            *FULL_SETTING,
         ),
         secondary=(
             Comparison.between("bi-encoder", "guessing", "accuracy"),
             Comparison.between("cross-encoder", "not tuned", "accuracy"),
             Comparison.between("bi-encoder", "not tuned", "accuracy"),
             Comparison.between("not tuned", "bm25", "accuracy"),
-            *(Comparison.between(*_BETWEEN, f"accuracy, {name}") for name in SETS),
-            *(Comparison.between(*_BETWEEN, f"ndcg@10, {name}") for name in SETS),
+            *(Comparison.between(*TOGETHER_APART, f"accuracy, {name}") for name in SETS),
+            *(Comparison.between(*TOGETHER_APART, f"ndcg@10, {name}") for name in SETS),
         ),
         run=_run,
         seeds=3,
