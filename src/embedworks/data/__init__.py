@@ -57,6 +57,7 @@ __getattr__, __dir__, __all__ = _attach(
         "RequestRefusedError": "generators",
         "Row": "rows",
         "RowPool": "batch_strategies",
+        "RowCollator": "collator",
         "RowInput": "rows",
         "RowSet": "rows",
         "RuleBasedGenerator": "_synthesis.rule_generator",

@@ -32,7 +32,6 @@ __getattr__, __dir__, __all__ = _attach(
         "RECIPES": "recipes",
         "ReadingSettings": "settings",
         "RecipeChange": "plan_files",
-        "RowCollator": "collator",
         "RunFolder": "run_folder",
         "RunSearcher": "_search",
         "SYSTEM_LABELS": "_search",

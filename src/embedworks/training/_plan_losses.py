@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from embedworks.data import RowSet
 from embedworks.errors import InputError
 from embedworks.losses import (
     BatchInfo,
-    ColumnEmbedder,
     ContrastiveLoss,
+    GradedLoss,
     GuideVectors,
     ObjectiveSettings,
     SourceLosses,
@@ -93,7 +93,12 @@ def build_loss(
         losses[DEFAULT_LOSS] = contrastive(stage.objective)
     for name, wanted in stage.losses.items():
         if wanted.cosent is not None:
-            losses[name] = _Graded(model, wanted.cosent, tokens, stage.mini_batch_size)
+            losses[name] = GradedLoss(
+                model,
+                temperature=wanted.cosent,
+                mini_batch_tokens=tokens,
+                mini_batch_size=stage.mini_batch_size,
+            )
         elif wanted.objective is not None:
             losses[name] = contrastive(wanted.objective)
     if stage.matryoshka is not None:
@@ -190,34 +195,3 @@ class _TaughtLoss(ContrastiveLoss):
                 teacher_negatives=hard,
             )
         return super().contrast(query, document, negatives, info)
-
-
-class _Graded(nn.Module):
-    """Sentence-transformers' CoSENT over columns that are embedded in packs."""
-
-    def __init__(
-        self, model: Any, temperature: float, tokens: int | None, size: int | None
-    ) -> None:
-        from sentence_transformers.sentence_transformer.losses import CoSENTLoss
-
-        super().__init__()
-        self.model = model
-        self.tokens, self.size = tokens, size
-        # In a tuple, so that the model is registered once.
-        self._loss = (CoSENTLoss(model, scale=1.0 / temperature),)
-
-    def forward(
-        self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
-    ) -> Tensor:
-        if labels is None:
-            raise InputError("the order of scores is learned, but the batch has no scores.")
-        columns = [
-            {name: value for name, value in column.items() if not name.startswith("row_")}
-            for column in sentence_features
-        ]
-        embedder = ColumnEmbedder(
-            self.model, mini_batch_tokens=self.tokens, mini_batch_size=self.size
-        )
-        vectors = embedder.embed(columns[:2]).vectors
-        loss: Tensor = self._loss[0].compute_loss_from_embeddings(vectors, labels)
-        return loss

@@ -29,7 +29,7 @@ from torch import nn
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from embedworks._core.seeding import derive_seed
-from embedworks.data import BatchPlan, BatchSettings, RowSet
+from embedworks.data import BatchPlan, BatchSettings, RowCollator, RowSet
 from embedworks.errors import FormatError, InputError
 from embedworks.training._plan_losses import DEFAULT_LOSS, build_loss
 from embedworks.training.callbacks import (
@@ -38,7 +38,6 @@ from embedworks.training.callbacks import (
     is_complete,
     load_objective,
 )
-from embedworks.training.collator import RowCollator
 
 if TYPE_CHECKING:
     from embedworks.training.plan import ModelSettings, StageSettings

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from embedworks._core.registry import did_you_mean
 from embedworks._core.validation import check_choice
-from embedworks.data import Row, RowSet, content_key
-from embedworks.data.rows import RowInput
+from embedworks.data.rows import Row, RowInput, RowSet, content_key
 from embedworks.data.templates import Example, TaskPrompts, draw_examples
 from embedworks.errors import BudgetError, InputError, UnknownNameError
 
@@ -158,49 +157,72 @@ class RowCollator:
         return self._keys[place]
 
     def __call__(self, features: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-        """Return the features of a batch.
+        """Return the features of a batch in one dict, as the trainer wants them.
 
         Args:
             features: ``{"row": number}`` for each row.
         """
-        places = [int(feature["row"]) for feature in features]
+        columns, label = self.columns([int(feature["row"]) for feature in features])
+        batch = {
+            f"{name}_{key}": value
+            for name, column in columns.items()
+            for key, value in column.items()
+        }
+        return batch if label is None else {**batch, "label": label}
+
+    def columns(self, places: Sequence[int]) -> tuple[dict[str, dict[str, Any]], Tensor | None]:
+        """Return the features of a batch by column, as a loss is called with them.
+
+        Args:
+            places: Numbers of the rows; all of one group.
+
+        Returns:
+            ``anchor``, ``positive``, ``negative_1``, ... with the features of each; and the rows'
+            scores (B,), or None where a row has none.
+        """
         rows = [self.rows[place] for place in places]
-        group = self._groups.get(rows[0].source, "")
-        count = self.counts[group]
+        count = self.counts[self._groups.get(rows[0].source, "")]
         chosen = [self._choose(place, count) for place in places]
         shown = self._prompted(rows, places)
-        batch: dict[str, Any] = {}
-        columns: list[tuple[str, list[RowInput], list[int]]] = [
-            ("anchor", [row.anchor for row in shown], [self._row_keys(p)[0] for p in places]),
-            ("positive", [row.positive for row in shown], [self._row_keys(p)[1] for p in places]),
-        ]
+        inputs: dict[str, list[RowInput]] = {
+            "anchor": [row.anchor for row in shown],
+            "positive": [row.positive for row in shown],
+        }
+        keys = {
+            "anchor": [self._row_keys(place)[0] for place in places],
+            "positive": [self._row_keys(place)[1] for place in places],
+        }
+        facts: dict[str, dict[str, Tensor]] = {}
         for number in range(count):
-            inputs: list[RowInput] = []
-            keys: list[int] = []
-            for row, place, picks in zip(shown, places, chosen, strict=True):
-                pick = picks[number]
-                inputs.append(_filler(row) if pick is None else row.negatives[pick])
-                row_keys = self._row_keys(place)
-                keys.append(row_keys[_filler_place(row)] if pick is None else row_keys[2 + pick])
-            columns.append((f"negative_{number + 1}", inputs, keys))
-        for name, inputs, keys in columns:
+            name = f"negative_{number + 1}"
+            picked = [picks[number] for picks in chosen]
+            inputs[name] = [
+                _filler(row) if pick is None else row.negatives[pick]
+                for row, pick in zip(shown, picked, strict=True)
+            ]
+            keys[name] = [
+                self._row_keys(place)[_filler_place(row) if pick is None else 2 + pick]
+                for row, place, pick in zip(shown, places, picked, strict=True)
+            ]
+            facts[name] = {"row_present": torch.tensor([pick is not None for pick in picked])}
+            if self.has_classes:
+                facts[name]["row_negative_class"] = torch.tensor(
+                    [self._negative_class(p, pick) for p, pick in zip(places, picked, strict=True)]
+                )
+        facts["anchor"] = self._row_facts(rows, places, chosen)
+        found = {}
+        for name, texts in inputs.items():
             options: dict[str, Any] = {}
             if name == "anchor" and self.max_query_tokens is not None:
                 options["max_length"] = self.max_query_tokens
-            for key, value in self.preprocess(inputs, **options).items():
-                batch[f"{name}_{key}"] = value
-            batch[f"{name}_row_key"] = torch.tensor(keys, dtype=torch.int64)
-        for number in range(count):
-            picked = [picks[number] for picks in chosen]
-            batch[f"negative_{number + 1}_row_present"] = torch.tensor(
-                [pick is not None for pick in picked]
-            )
-            if self.has_classes:
-                batch[f"negative_{number + 1}_row_negative_class"] = torch.tensor(
-                    [self._negative_class(p, pick) for p, pick in zip(places, picked, strict=True)]
-                )
-        self._add_facts(batch, rows, places, chosen)
-        return batch
+            found[name] = {
+                **self.preprocess(texts, **options),
+                "row_key": torch.tensor(keys[name], dtype=torch.int64),
+                **facts.get(name, {}),
+            }
+        scores = [row.score for row in rows if row.score is not None]
+        label = torch.tensor(scores, dtype=torch.float32) if len(scores) == len(rows) else None
+        return found, label
 
     def _negative_class(self, place: int, pick: int | None) -> int:
         if pick is None:
@@ -259,22 +281,20 @@ class RowCollator:
                 high = middle - 1
         return text[:low]
 
-    def _add_facts(
+    def _row_facts(
         self,
-        batch: dict[str, Any],
         rows: Sequence[Row],
         places: Sequence[int],
         chosen: Sequence[Sequence[int | None]],
-    ) -> None:
-        batch["anchor_row_source"] = torch.tensor([self._source_number[r.source] for r in rows])
+    ) -> dict[str, Tensor]:
+        facts = {"row_source": torch.tensor([self._source_number[r.source] for r in rows])}
         if self.has_classes:
-            batch["anchor_row_class"] = torch.tensor([self._class_of[p] for p in places])
+            facts["row_class"] = torch.tensor([self._class_of[p] for p in places])
         if self.has_ids:
-            batch["anchor_row_id"] = torch.tensor([self._id_of[p] for p in places])
+            facts["row_id"] = torch.tensor([self._id_of[p] for p in places])
         if all(row.teacher_scores is not None for row in rows):
-            batch["anchor_row_teacher_scores"] = _teacher_scores(rows, chosen)
-        if all(row.score is not None for row in rows):
-            batch["label"] = torch.tensor([row.score for row in rows], dtype=torch.float32)
+            facts["row_teacher_scores"] = _teacher_scores(rows, chosen)
+        return facts
 
 
 def _filler_place(row: Row) -> int:

@@ -8,10 +8,10 @@ pytest.importorskip("sentence_transformers")
 
 import torch
 
-from embedworks.data import Row, RowSet, content_key
+from embedworks.data import Row, RowCollator, RowSet, content_key
 from embedworks.data.templates import FewShotTemplate, TaskPrompt, TaskPrompts
 from embedworks.errors import InputError, UnknownNameError
-from embedworks.training import ModelSettings, RowCollator
+from embedworks.training import ModelSettings
 
 ROWS = RowSet(
     [
