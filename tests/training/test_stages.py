@@ -314,11 +314,11 @@ def test_packing_and_caching_do_not_change_what_is_learned(folder, transformer_f
 
 
 def test_the_default_pack_on_a_cpu(transformer_folder, static_folder, tmp_path):
+    from embedworks.models import load_trainable
     from embedworks.training._plan_losses import default_mini_batch_tokens
-    from embedworks.training.stages import trainable_model
 
-    assert default_mini_batch_tokens(trainable_model(str(transformer_folder), tmp_path)) == 2048
-    assert default_mini_batch_tokens(trainable_model(str(static_folder), tmp_path)) is None
+    assert default_mini_batch_tokens(load_trainable(str(transformer_folder), tmp_path)) == 2048
+    assert default_mini_batch_tokens(load_trainable(str(static_folder), tmp_path)) is None
 
 
 def test_clusters_make_batches(folder, transformer_folder, tmp_path):

@@ -138,6 +138,7 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "search-modes": ("embedworks.index", "SEARCH_MODES"),
     "templates": ("embedworks.data", "TEMPLATES"),
     "merge-methods": ("embedworks.merging", "MERGE_METHODS"),
+    "merge-searches": ("embedworks.merging", "SEARCH_METHODS"),
     "metrics": ("embedworks.evaluation", "METRICS"),
     "suites": ("embedworks.evaluation", "SUITES"),
 }

@@ -11,7 +11,7 @@ from typing import Any
 from embedworks.data.rows import Row
 from embedworks.errors import FormatError, InputError, NotFoundError
 
-__all__ = ["jsonl_rows", "parquet_rows"]
+__all__ = ["jsonl_records", "jsonl_rows", "parquet_rows"]
 
 _BATCH_ROWS = 4096
 
@@ -44,6 +44,12 @@ def parquet_rows(path: Path, start: int) -> Iterator[Row]:
 
 def jsonl_rows(path: Path, start: int) -> Iterator[Row]:
     """Yield the rows of a JSONL file from ``start``; lines before it are not parsed."""
+    for position, record in jsonl_records(path, start):
+        yield _row(path, position, record)
+
+
+def jsonl_records(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (position, object) of a JSONL file of rows from ``start``; blank lines do not count."""
     try:
         with open(path, "rb") as handle:
             position = 0
@@ -61,7 +67,7 @@ def jsonl_rows(path: Path, start: int) -> Iterator[Row]:
                         raise FormatError(f"{path}, line {number} is not a JSON object.")
                     if position == start:
                         _check_columns(path, list(record))
-                    yield _row(path, position, record)
+                    yield position, record
                 position += 1
     except FileNotFoundError as error:
         raise NotFoundError(

@@ -248,21 +248,25 @@ class RowSet(Sequence[Row]):
 
     @classmethod
     def load(cls, path: str | Path) -> RowSet:
-        """Read rows that `save` wrote, or any Parquet file with the same column names.
+        """Read rows that `save` wrote, or any Parquet or JSONL file with the same names.
 
         ``anchor`` and ``positive`` are required; ``negative``, ``negative_1``, ... are read as
-        negatives too, empty ones are left out.
+        negatives too, empty ones are left out. Rows without a source get the file's name.
 
         Raises:
             NotFoundError: When there is no such file.
-            FormatError: When it is not Parquet, or a required column is missing.
+            FormatError: When it is neither, or a required column is missing.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = Path(path)
         if not path.is_file():
-            raise NotFoundError(f"{path} does not exist: give a Parquet file of training rows.")
+            raise NotFoundError(
+                f"{path} does not exist: give a Parquet or JSONL file of training rows."
+            )
+        if path.suffix in (".jsonl", ".ndjson"):
+            return cls._load_jsonl(path)
         try:
             table = pq.read_table(path)
         except pa.ArrowException as error:
@@ -275,6 +279,21 @@ class RowSet(Sequence[Row]):
                 )
         try:
             return cls(Row.from_record(record, source=path.stem) for record in table.to_pylist())
+        except InputError as error:
+            raise FormatError(f"{path}: {error}") from error
+
+    @classmethod
+    def _load_jsonl(cls, path: Path) -> RowSet:
+        from embedworks.data._row_files import jsonl_records
+
+        rows = []
+        for position, record in jsonl_records(path):
+            try:
+                rows.append(Row.from_record(record, source=path.stem))
+            except InputError as error:
+                raise FormatError(f"{path}, row {position}: {error}") from error
+        try:
+            return cls(rows)
         except InputError as error:
             raise FormatError(f"{path}: {error}") from error
 

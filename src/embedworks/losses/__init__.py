@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = _attach(
         "Columns": "packing",
         "ContrastInputs": "_contrast",
         "ContrastiveLoss": "contrastive",
+        "EntropyLoss": "entropy",
         "GradedLoss": "graded",
         "GuideSettings": "settings",
         "GuideVectors": "contrastive",

@@ -26,6 +26,7 @@ __all__ = [
     "normalize_teacher_scores",
     "progressive_log_weights",
     "same_key_mask",
+    "softmax_entropy",
     "teacher_divergence",
 ]
 
@@ -293,3 +294,18 @@ def teacher_divergence(student: Tensor, teacher: Tensor, usable: Tensor | None =
     if usable is not None:
         divergence = divergence.masked_fill(~usable, 0.0)
     return divergence.sum(dim=1).clamp(min=0)
+
+
+def softmax_entropy(logits: Tensor) -> Tensor:
+    """Return the entropy (B,) of each row's softmax over logits (B, N), in nats.
+
+    It asks how sure a model is, not whether it is right: no targets are needed.
+
+    Paper: Yang et al. 2023, AdaMerging, arXiv 2310.02575, who minimise it for classifiers' outputs.
+
+    Example:
+        >>> softmax_entropy(torch.zeros(1, 2)).exp().tolist()
+        [2.0]
+    """
+    logs = F.log_softmax(logits, dim=1)
+    return -(logs.exp() * logs).sum(dim=1)

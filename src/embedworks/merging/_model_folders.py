@@ -149,7 +149,8 @@ class ModelFolder:
 def check_folders(models: Sequence[ModelFolder], base: ModelFolder | None) -> None:
     """Raise `InputError` with what differs between the first model, the others and the base.
 
-    The base may lack modules and prompts, but not weights or the tokenizer.
+    The base may lack modules and prompts, but not weights or the tokenizer; of its configuration
+    the keys that the first model has too are compared, as it may be of an older library version.
     """
     first, problems = models[0], []
     compared = [(f"model {n}", model, False) for n, model in enumerate(models[1:], start=2)]
@@ -167,7 +168,10 @@ def check_folders(models: Sequence[ModelFolder], base: ModelFolder | None) -> No
             names = [n for n in names if n in shared and n != "config_sentence_transformers.json"]
         for name in sorted(names):
             mine, theirs = _settings(first, name), _settings(other, name)
-            for key in sorted(mine.keys() | theirs.keys()):
+            keys = mine.keys() | theirs.keys()
+            if is_base:
+                keys = (mine.keys() & theirs.keys()) - {"model_max_length"}
+            for key in sorted(keys):
                 if mine.get(key) != theirs.get(key):
                     problems.append(
                         f"{name}: {key} is {mine.get(key)!r:.60} in model 1, "

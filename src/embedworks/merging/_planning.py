@@ -10,46 +10,75 @@ import numpy as np
 
 from embedworks.errors import EmptyInputError, InputError
 from embedworks.merging._tensor_files import INTEGERS, Layout, TensorSource
+from embedworks.merging.layers import check_parts, weights_of
 from embedworks.merging.methods import MERGE_METHODS
 
-__all__ = ["MergeCall", "Plan", "limited", "make_plan"]
+__all__ = ["MergeCall", "Plan", "Weights", "limited", "make_plan"]
 
 _SHOWN = 10
 _PROBE = 4096
 
 
+#: One number per model; or such numbers by part of the model (see `embedworks.merging.part_of`).
+Weights = Sequence[float] | Mapping[str, Sequence[float]]
+
+
 @dataclass(frozen=True)
 class MergeCall:
-    """A method with its weights and options, checked before any file is written."""
+    """A method with its weights and options, checked before any file is written.
+
+    Attributes:
+        method: A name among `MERGE_METHODS`.
+        weights: One number per model, or None.
+        parts: Part of the model -> one number per model, in place of ``weights``; else empty.
+        options: The method's options.
+    """
 
     method: str
     weights: tuple[float, ...] | None = None
+    parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, method: str, weights: Sequence[float] | None, options: Mapping[str, Any] | None
+        cls, method: str, weights: Weights | None, options: Mapping[str, Any] | None
     ) -> MergeCall:
         """Take weights and options as a caller gives them."""
+        parts: dict[str, tuple[float, ...]] = {}
+        given = None
         try:
-            given = None if weights is None else tuple(float(weight) for weight in weights)
+            if isinstance(weights, Mapping):
+                parts = {str(part): tuple(map(float, own)) for part, own in weights.items()}
+            elif weights is not None:
+                given = tuple(float(weight) for weight in weights)
         except (TypeError, ValueError) as error:
             raise InputError(f"weights must be numbers, got {weights!r:.80}.") from error
-        return cls(method, given, dict(options or {}))
+        if isinstance(weights, Mapping) and not parts:
+            raise InputError("weights by part are empty: give '*' for the whole model at least.")
+        return cls(method, given, parts, dict(options or {}))
 
     def check(self, count: int, *, has_base: bool) -> None:
         """Raise what the method has against ``count`` models, these weights and options."""
         if not count:
             raise EmptyInputError("There is nothing to merge: give at least one model.")
         method = MERGE_METHODS[self.method]
-        method.check(count, self.weights, has_base=has_base, **self.options)
+        for weights in self.parts.values() or [self.weights]:
+            method.check(count, weights, has_base=has_base, **self.options)
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raise what weights by part have against the tensors of a model."""
+        if self.parts:
+            check_parts(self.parts, names)
+            for name in names:
+                weights_of(name, self.parts)
 
     def __call__(
         self, tensors: Sequence[np.ndarray], base: np.ndarray | None, key: str
     ) -> np.ndarray:
         """Merge one tensor."""
         method = MERGE_METHODS[self.method]
-        return method(tensors, self.weights, base=base, key=key, **self.options)
+        weights = weights_of(key, self.parts) if self.parts else self.weights
+        return method(tensors, weights, base=base, key=key, **self.options)
 
 
 @dataclass(frozen=True)
@@ -99,6 +128,8 @@ def make_plan(
         InputError: With up to ten of the differences in names, shapes and types, or naming
             integer tensors that differ.
     """
+    if base is not None:
+        base = _without_idle(base, sources[0])
     models = list(sources) if base is None else [*sources, base]
     aligned = _align(models)
     first, others = aligned[0], aligned[1:]
@@ -143,6 +174,16 @@ def limited(problems: Sequence[str]) -> list[str]:
     """Return at most ten problems, and how many more there are."""
     more = len(problems) - _SHOWN
     return [*problems[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
+
+
+def _without_idle(base: TensorSource, first: TensorSource) -> TensorSource:
+    """Leave out integers that only the base has: older libraries saved positions with a model."""
+    kept = {
+        name: entry
+        for name, entry in base.entries.items()
+        if name in first.entries or entry.dtype not in INTEGERS
+    }
+    return replace(base, entries=kept)
 
 
 def _label(models: Sequence[TensorSource], number: int, base: TensorSource | None) -> str:

@@ -7,21 +7,21 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from embedworks import __version__
-from embedworks._core.files import atomic_directory
+from embedworks._core.files import atomic_directory, write_text
 from embedworks.errors import DataWarning, InputError, MissingExtraError
 from embedworks.merging._model_folders import ModelFolder, check_folders
-from embedworks.merging._planning import MergeCall, make_plan
+from embedworks.merging._planning import MergeCall, Plan, Weights, make_plan
 from embedworks.merging.streaming import MergeReport, check_target, make_report, run_plan
 from embedworks.models import MODELS, load, write_golden
 
-__all__ = ["merge", "merge_models"]
+__all__ = ["merge_models"]
 
 
 def merge_models(
@@ -29,14 +29,14 @@ def merge_models(
     out: str | Path,
     method: str = "linear",
     *,
-    weights: Sequence[float] | None = None,
+    weights: Weights | None = None,
     base: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     workers: int | None = None,
     show_progress: bool | None = None,
 ) -> MergeReport:
-    """Merge models of one structure into a new one, also under the name ``ew.merge``.
+    """Merge models of one structure into a new one, without data.
 
     Takes folders of sentence-transformers models (transformer, pooling, dense heads, prompts) and
     static ones. Modules, configuration, prompts and tokenizer must agree; what differs is named.
@@ -49,7 +49,8 @@ def merge_models(
         models: Folders, or short names of models that have a folder (``"static"``).
         out: Folder for the result.
         method: A name among `MERGE_METHODS`; ``linear`` is the first to try.
-        weights: One number per model; by default the method's own.
+        weights: One number per model, or such numbers by part of the model (see `part_of`), such
+            as ``{"layer 0": [1, 0], "*": [0.5, 0.5]}``; by default the method's own.
         base: What the models were trained from, for methods that look at the change.
         options: The method's options by name.
         overwrite: Whether a model in ``out`` is replaced; it stays whole until then.
@@ -79,11 +80,42 @@ def merge_models(
         >>> load(folder / "both").encode(["a"]).round(4)
         array([[0.7071, 0.7071]], dtype=float32)
     """
-    started = time.perf_counter()
+    call = MergeCall.of(method, weights, options)
+    folders, origin = open_folders(models, base, out, call, overwrite=overwrite)
+    return write_merge(
+        folders, origin, Path(out), call, workers=workers, show_progress=show_progress
+    )
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a card and the folder of a merge say beside the merge itself.
+
+    Attributes:
+        lines: Markdown for the card, after the table of models.
+        files: Further files of the folder: name -> text.
+        method: The method as the user named it, where it is not the one that was carried out.
+        options: Its options.
+    """
+
+    lines: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_folders(
+    models: Sequence[str | Path],
+    base: str | Path | None,
+    out: str | Path,
+    call: MergeCall,
+    *,
+    overwrite: bool,
+) -> tuple[list[ModelFolder], ModelFolder | None]:
+    """Open models that are to be merged into ``out``; raise what is against it."""
     out = Path(out)
     if isinstance(models, (str, Path)):
         raise InputError(f"models must be a list of folders, got one: {str(models)!r:.80}.")
-    call = MergeCall.of(method, weights, options)
     call.check(len(models), has_base=base is not None)
     if out.is_file():
         raise InputError(f"{out} is a file: choose a folder for the merged model.")
@@ -93,6 +125,13 @@ def merge_models(
     folders = [ModelFolder.open(root) for root in roots]
     origin = None if ancestor is None else ModelFolder.open(ancestor)
     check_folders(folders, origin)
+    return folders, origin
+
+
+def plan_folders(
+    folders: Sequence[ModelFolder], origin: ModelFolder | None, call: MergeCall
+) -> dict[str, Plan]:
+    """Return how each set of weights is merged; raise where the models' tensors do not agree."""
     plans = {
         stem: make_plan(
             [folder.weights[stem] for folder in folders],
@@ -101,7 +140,25 @@ def merge_models(
         )
         for stem in folders[0].weights
     }
-    everything = (*roots, *([ancestor] if ancestor else []))
+    call.check_names([group[0] for plan in plans.values() for group in plan.groups])
+    return plans
+
+
+def write_merge(
+    folders: Sequence[ModelFolder],
+    origin: ModelFolder | None,
+    out: Path,
+    call: MergeCall,
+    *,
+    workers: int | None = None,
+    show_progress: bool | None = None,
+    story: Story | None = None,
+) -> MergeReport:
+    """Merge opened models into ``out``, which appears when it is whole."""
+    started = time.perf_counter()
+    plans = plan_folders(folders, origin, call)
+    story = story or Story()
+    everything = tuple(folder.root for folder in (*folders, *([origin] if origin else [])))
     with atomic_directory(out) as target:
         for name, path in folders[0].taken_over().items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -114,13 +171,13 @@ def merge_models(
             prefix = "" if place == Path() else place.as_posix() + "/"
             written.append(replace(done, prefix=prefix, roots=everything))
         report = make_report(written, out=out, seconds=0.0, left_out=folders[0].left_out)
-        _write_card(target, report, folders)
+        if story.method:
+            report = replace(report, method=story.method, options=dict(story.options))
+        for name, text in story.files.items():
+            write_text(target / name, text)
+        _write_card(target, report, folders, story.lines)
         _write_golden(target)
     return replace(report, seconds=time.perf_counter() - started)
-
-
-#: The same function under the name it has at the top: ``ew.merge``.
-merge = merge_models
 
 
 def _folder_of(model: str | Path) -> Path:
@@ -152,7 +209,9 @@ def _write_golden(target: Path) -> None:
     write_golden(target, model)
 
 
-def _write_card(target: Path, report: MergeReport, folders: Sequence[ModelFolder]) -> None:
+def _write_card(
+    target: Path, report: MergeReport, folders: Sequence[ModelFolder], more: Sequence[str]
+) -> None:
     """Write README.md, merge.json and a static model's own note of how it was made."""
     name = report.out.resolve().name
     story = {key: value for key, value in report.to_dict().items() if key != "seconds"}
@@ -178,7 +237,9 @@ def _write_card(target: Path, report: MergeReport, folders: Sequence[ModelFolder
         "", "## Merge", "", "| model | weight | licence | SHA-256 |", "|---|---|---|---|",
     ]  # fmt: skip
     for item, found, licence in zip(story["inputs"], report.inputs, licences):
-        weight = "by the method" if found.weight is None else f"{found.weight:g}"
+        weight = "by part" if report.parts else "by the method"
+        if found.weight is not None:
+            weight = f"{found.weight:g}"
         lines.append(_row(item, weight, licence))
     if story["base"] is not None:
         lines.append(_row(story["base"], "base", None))
@@ -188,6 +249,7 @@ def _write_card(target: Path, report: MergeReport, folders: Sequence[ModelFolder
         "first model. "
         + ("Checksums of all files are" if weights else "The same is")
         + " in `merge.json`.",
+        *more,
         "", "```python", "import embedworks as ew", "",
         'model = ew.load("path/to/this/folder")',
         'vectors = model.encode(["a text", "another text"])', "```", "",

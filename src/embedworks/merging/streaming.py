@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from embedworks._core.files import atomic_directory, atomic_path, sha256_of_file
 from embedworks._core.progress import Progress, progress
 from embedworks.errors import InputError, NonFiniteError
-from embedworks.merging._planning import MergeCall, Plan, make_plan
+from embedworks.merging._planning import MergeCall, Plan, Weights, make_plan
 from embedworks.merging._tensor_files import (
     INTEGERS,
     Entry,
@@ -53,6 +53,7 @@ class MergeReport:
         options: The method's options that were given.
         inputs: The models, with weights as given and checksums.
         base: The common ancestor, where the method takes one.
+        parts: Part of the model -> one weight per input, where they were given by part.
         files: SHA-256 of every weight file written, by name; empty without checksums.
         tensors: How many tensors the result has.
         parameters: How many numbers were merged.
@@ -76,6 +77,7 @@ class MergeReport:
     left_out: tuple[str, ...] = ()
     size: int = 0
     seconds: float = 0.0
+    parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; folders are told by their name only."""
@@ -84,6 +86,7 @@ class MergeReport:
             "options": self.options,
             "inputs": [self._input_dict(item) for item in self.inputs],
             "base": None if self.base is None else self._input_dict(self.base),
+            "parts": {part: list(own) for part, own in self.parts.items()},
             "files": self.files,
             "tensors": self.tensors,
             "parameters": self.parameters,
@@ -116,7 +119,7 @@ def merge_files(
     out: str | Path,
     method: str = "linear",
     *,
-    weights: Sequence[float] | None = None,
+    weights: Weights | None = None,
     base: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     checksums: bool = True,
@@ -135,7 +138,8 @@ def merge_files(
         inputs: Safetensors files, indexes of shards, or folders that hold either.
         out: A ``.safetensors`` file, or a folder that gets the first input's layout.
         method: A name among `MERGE_METHODS`.
-        weights: One number per input; by default the method's own.
+        weights: One number per input, or such numbers by part of the model (see `part_of`), such
+            as ``{"layer 0": [1, 0], "*": [0.5, 0.5]}``; by default the method's own.
         base: What the models were trained from, for methods that look at the change.
         options: The method's options by name.
         checksums: Whether the report has the SHA-256 of every file read and written. Taking them
@@ -181,11 +185,13 @@ def merge_files(
     if out.suffix == ".safetensors":
         with atomic_path(out) as target:
             plan = make_plan(sources, ancestors, call, single=target.name)
+            call.check_names([group[0] for group in plan.groups])
             written = run_plan(plan, target.parent, workers, show_progress, checksums=checksums)
         if checksums:
             written = replace(written, files={out.name: written.files[target.name]})
     else:
         plan = make_plan(sources, ancestors, call)
+        call.check_names([group[0] for group in plan.groups])
         with atomic_directory(out) as folder:
             written = run_plan(plan, folder, workers, show_progress, checksums=checksums)
     return make_report([written], out=out, seconds=time.perf_counter() - started)
@@ -288,6 +294,7 @@ def make_report(
         left_out=tuple(left_out),
         size=sum(size for plan in plans for size in plan.layout.sizes.values()),
         seconds=seconds,
+        parts=dict(call.parts),
     )
 
 

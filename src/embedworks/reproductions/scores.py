@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "classification_outcome",
+    "graded_items",
     "graded_outcome",
     "knn_hits",
     "retrieval_outcome",
@@ -80,10 +81,31 @@ def classification_outcome(
 
 def graded_outcome(student: Student, pairs: Sequence[tuple[str, str, float]]) -> Outcome:
     """Correlate the student's cosines with given grades: ``spearman``, one number."""
+    cosines = _pair_cosines(student, pairs)
+    return Outcome({"spearman": spearman(cosines, [score for _, _, score in pairs])})
+
+
+def graded_items(student: Student, pairs: Sequence[tuple[str, str, float]]) -> dict[str, float]:
+    """Return what each pair adds to Spearman's correlation; the mean is the correlation.
+
+    A pair's value is the product of its two ranks, each as a standard score. Resampling these
+    values takes the ranks as given.
+    """
+    scipy = require_extra("scipy.stats", extra="train", purpose="rank grades")
+    ranks = [
+        scipy.rankdata(values)
+        for values in (_pair_cosines(student, pairs), [score for _, _, score in pairs])
+    ]
+    if any(np.ptp(own) == 0 for own in ranks):
+        raise InputError("Cosines or grades of all pairs are equal: they have no order.")
+    first, second = ((own - own.mean()) / own.std() for own in ranks)
+    return {str(place): float(a * b) for place, (a, b) in enumerate(zip(first, second))}
+
+
+def _pair_cosines(student: Student, pairs: Sequence[tuple[str, str, float]]) -> np.ndarray:
     first = student.vectors([a for a, _, _ in pairs])
     second = student.vectors([b for _, b, _ in pairs])
-    cosines = np.einsum("nd,nd->n", first, second, dtype=np.float64)
-    return Outcome({"spearman": spearman(cosines, [score for _, _, score in pairs])})
+    return np.asarray(np.einsum("nd,nd->n", first, second, dtype=np.float64))
 
 
 def knn_hits(

@@ -258,13 +258,13 @@ def _time_steps(plan: PlanSettings, stage: StageSettings, rows: RowSet) -> tuple
     import tempfile
 
     from embedworks.losses import ContrastiveLoss
+    from embedworks.models import load_trainable
     from embedworks.training._plan_trainer import make_parts, shortened
-    from embedworks.training.stages import trainable_model
 
     stage = _without_lookups(stage)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DataWarning)
-        model = trainable_model(plan.model.base, Path(scratch))
+        model = load_trainable(plan.model.base, Path(scratch))
         parts = make_parts(model, rows, stage, settings=plan.model, seed=plan.seed)
     model.train()
     for objective in parts.loss.modules():

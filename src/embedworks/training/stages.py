@@ -250,11 +250,13 @@ class _Job:
 
     def _trainable(self, place: int) -> Any:
         """Load the model a stage starts from, fresh, as a sentence-transformers model."""
+        from embedworks.models import load_trainable
+
         stage = self.plan.stages[place]
         if self.processes.is_main:
-            trainable_model(self._start_folder(place), self.folder.work / stage.name)
+            load_trainable(self._start_folder(place), self.folder.work / stage.name)
         self.processes.wait()
-        return trainable_model(self._start_folder(place), self.folder.work / stage.name)
+        return load_trainable(self._start_folder(place), self.folder.work / stage.name)
 
     # -- steps ----------------------------------------------------------------------------
 
@@ -408,23 +410,3 @@ class _Job:
             }
         seconds = round(sum(info.get("seconds", 0.0) for info in done.values()), 3)
         return {"recipe": self.plan.name, "seconds": seconds, "models": models, "stages": stages}
-
-
-def trainable_model(name: str, scratch: Path) -> Any:
-    """Return a fresh sentence-transformers model; a static one is written out and read by it.
-
-    Args:
-        name: Name or folder of a model.
-        scratch: Folder for the form that sentence-transformers reads.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    from embedworks.models import StaticModel, load
-
-    model = load(name)
-    if not isinstance(model, StaticModel):
-        return model
-    folder = scratch / "static"
-    if not folder.is_dir():
-        model.save_pretrained(folder, dtype="float32")
-    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
