@@ -44,6 +44,11 @@ class MergeCall:
         method = MERGE_METHODS[self.method]
         method.check(count, self.weights, has_base=has_base, **self.options)
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether a tensor can be merged in pieces."""
+        return MERGE_METHODS[self.method].elementwise
+
     def __call__(
         self, tensors: Sequence[np.ndarray], base: np.ndarray | None, key: str
     ) -> np.ndarray:
