@@ -18,7 +18,13 @@ from embedworks._core.files import atomic_directory
 from embedworks.errors import DataWarning, InputError, MissingExtraError
 from embedworks.merging._model_folders import ModelFolder, check_folders
 from embedworks.merging._planning import MergeCall, Plan, make_plan
-from embedworks.merging.streaming import MergeReport, check_target, make_report, run_plan
+from embedworks.merging.streaming import (
+    MergeReport,
+    Written,
+    check_target,
+    make_report,
+    run_plan,
+)
 from embedworks.models import MODELS, load, write_golden
 
 __all__ = ["merge", "merge_models"]
@@ -200,21 +206,36 @@ def write_merged(
         data: What was measured on data, for the report.
     """
     with atomic_directory(out) as target:
-        for name, path in first.taken_over().items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / name)
-        written = []
-        for stem, plan in plans.items():
-            place = Path(stem).parent
-            (target / place).mkdir(parents=True, exist_ok=True)
-            done = run_plan(plan, target / place, workers, show_progress)
-            prefix = "" if place == Path() else place.as_posix() + "/"
-            written.append(replace(done, prefix=prefix, roots=tuple(everything)))
+        written = fill(target, plans, first, workers=workers, show_progress=show_progress)
+        written = [replace(done, roots=tuple(everything)) for done in written]
         report = make_report(written, out=out, seconds=0.0, left_out=first.left_out)
         report = replace(report, data=dict(data or {}))
         _write_card(target, report, first, licensed)
         _write_golden(target)
     return report
+
+
+def fill(
+    target: Path,
+    plans: Mapping[str, Plan],
+    first: ModelFolder,
+    *,
+    workers: int | None = None,
+    show_progress: bool | None = None,
+    checksums: bool = True,
+) -> list[Written]:
+    """Write the merged weights, and what is taken over from the first model, into a folder."""
+    for name, path in first.taken_over().items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
+    written = []
+    for stem, plan in plans.items():
+        place = Path(stem).parent
+        (target / place).mkdir(parents=True, exist_ok=True)
+        done = run_plan(plan, target / place, workers, show_progress, checksums=checksums)
+        prefix = "" if place == Path() else place.as_posix() + "/"
+        written.append(replace(done, prefix=prefix))
+    return written
 
 
 def model_count(models: Sequence[str | Path]) -> int:

@@ -351,8 +351,8 @@ def _merged(plan: Plan, name: str, piece: tuple[int, int]) -> np.ndarray:
         raise
     if merged.dtype != tensors[0].dtype and _overflowed(merged):
         raise NonFiniteError(
-            f"{name}: the merged values are too large for {entry.dtype}. Lower the weights or the scale, "
-            "or convert the models to float32."
+            f"{name}: the merged values are too large for {entry.dtype}. Lower the weights or the "
+            "scale, or convert the models to float32."
         )
     return merged
 
