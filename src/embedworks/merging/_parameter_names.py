@@ -46,12 +46,10 @@ def tensor_parameters(model: Any, folder: ModelFolder) -> dict[str, dict[str, st
         for tensor, entry in source.entries.items():
             if entry.dtype in INTEGERS:
                 continue
-            alike = [item for item in owned if tuple(item[2].shape) == entry.shape]
-            alike.sort(key=lambda item: -_common_end(item[1], tensor))
-            for full, name, parameter in alike:
-                if not _common_end(name, tensor):
-                    break
-                if _same(parameter, entry):
+            ends = [_common_end(name, tensor) for _, name, _ in owned]
+            longest = max(ends, default=0)
+            for (full, _, parameter), end in zip(owned, ends):
+                if end == longest > 0 and _same(parameter, entry):
                     found[stem][tensor] = full
                     break
     return found
@@ -68,5 +66,7 @@ def _common_end(one: str, two: str) -> int:
 
 
 def _same(parameter: Any, entry: Entry) -> bool:
+    if tuple(parameter.shape) != entry.shape:
+        return False
     held = parameter.detach().float().cpu().numpy()
     return bool(np.array_equal(held, entry.read().astype(np.float32)))
