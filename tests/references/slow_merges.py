@@ -241,3 +241,38 @@ def ram(tensors, weights, base, eps):
         share = sum(w for w, _ in found)
         merged.append(base[p] + (sum(w * d for w, d in found) / share if share else 0.0))
     return merged
+
+
+def fisher(tensors, fishers, weights, eps):
+    merged = []
+    for p in range(len(tensors[0])):
+        shares = [w * (f[p] + eps) for w, f in zip(weights, fishers)]
+        merged.append(math.fsum(s * t[p] for s, t in zip(shares, tensors)) / math.fsum(shares))
+    return merged
+
+
+def regmean(tensors, inputs, weights, alpha):
+    """Solve for each output alone, by Gauss-Jordan; tensors are lists of rows (out, in)."""
+    wide = len(tensors[0][0])
+    total = [[0.0] * wide for _ in range(wide)]
+    mixed = [[0.0] * wide for _ in tensors[0]]
+    for rows, x, w in zip(tensors, inputs, weights):
+        for i in range(wide):
+            for j in range(wide):
+                g = w * math.fsum(line[i] * line[j] for line in x) * (1.0 if i == j else alpha)
+                total[i][j] += g
+                for o, row in enumerate(rows):
+                    mixed[o][j] += row[i] * g
+    return [_solve(total, line) for line in mixed]
+
+
+def _solve(matrix, right):
+    lines = [[*row, value] for row, value in zip(matrix, right)]
+    for i in range(len(lines)):
+        best = max(range(i, len(lines)), key=lambda r: abs(lines[r][i]))
+        lines[i], lines[best] = lines[best], lines[i]
+        lines[i] = [x / lines[i][i] for x in lines[i]]
+        for r in range(len(lines)):
+            if r != i:
+                lines[r] = [x - lines[r][i] * y for x, y in zip(lines[r], lines[i])]
+    return [line[-1] for line in lines]

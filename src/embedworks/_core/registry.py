@@ -125,6 +125,7 @@ class Registry(Generic[T]):
 REGISTRIES: dict[str, tuple[str, str]] = {
     "batch-strategies": ("embedworks.data", "BATCH_STRATEGIES"),
     "converters": ("embedworks.data", "CONVERTERS"),
+    "data-merge-methods": ("embedworks.merging", "DATA_MERGE_METHODS"),
     "learners": ("embedworks.evaluation", "LEARNERS"),
     "margins": ("embedworks.evaluation", "MARGINS"),
     "models": ("embedworks.models", "MODELS"),
@@ -138,7 +139,6 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "search-modes": ("embedworks.index", "SEARCH_MODES"),
     "templates": ("embedworks.data", "TEMPLATES"),
     "merge-methods": ("embedworks.merging", "MERGE_METHODS"),
-    "merge-searches": ("embedworks.merging", "SEARCH_METHODS"),
     "metrics": ("embedworks.evaluation", "METRICS"),
     "suites": ("embedworks.evaluation", "SUITES"),
 }

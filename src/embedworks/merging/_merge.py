@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedworks._core.registry import did_you_mean
+from embedworks.data import RowSet
 from embedworks.errors import InputError, UnknownNameError
 from embedworks.merging.methods import MERGE_METHODS
 from embedworks.merging.models import merge_models
 from embedworks.merging.streaming import MergeReport
+from embedworks.merging.with_data import DATA_MERGE_METHODS, merge_with_data
 
 if TYPE_CHECKING:
-    from embedworks.data import RowSet
     from embedworks.merging._planning import Weights
 
 __all__ = ["merge"]
@@ -34,9 +35,8 @@ def merge(
 ) -> MergeReport:
     """Merge models of one structure into a new one, also under the name ``ew.merge``.
 
-    Methods without data (`MERGE_METHODS`) are carried out by `merge_models`; those that search
-    their coefficients on rows (`SEARCH_METHODS`) by `merge_searched`. See there for what each
-    checks and raises.
+    Methods without data (`MERGE_METHODS`) are carried out by `merge_models`; those that look at
+    rows (`DATA_MERGE_METHODS`) by `merge_with_data`. See there for what each checks and raises.
 
     Args:
         models: Folders, or short names of models that have a folder (``"static"``).
@@ -64,7 +64,6 @@ def merge(
     """
     common: dict[str, Any] = {
         "base": base,
-        "options": options,
         "overwrite": overwrite,
         "workers": workers,
         "show_progress": show_progress,
@@ -73,25 +72,20 @@ def merge(
         if rows is not None:
             raise InputError(
                 f"{method} looks at no data, but rows were given. Leave them out, or choose a "
-                f"method that searches: {', '.join(_searches())}."
+                f"method that uses them: {', '.join(DATA_MERGE_METHODS)}."
             )
-        return merge_models(models, out, method, weights=weights, **common)
-    if method not in _searches():
-        known = [*MERGE_METHODS, *_searches()]
+        return merge_models(models, out, method, weights=weights, options=options, **common)
+    if method not in DATA_MERGE_METHODS:
+        known = [*MERGE_METHODS, *DATA_MERGE_METHODS]
         raise UnknownNameError(f"No merge method {method!r}. {did_you_mean(method, known)}")
-    if weights is not None:
-        raise InputError(f"{method} finds the weights and takes none, got {weights!r:.80}.")
     if rows is None:
         raise InputError(
-            f"{method} searches on probe rows: give `rows`, a JSONL or Parquet file with the "
-            "columns anchor and positive, and source, score or label where there are any."
+            f"{method} looks at probe rows: give `rows`, a JSONL or Parquet file with the columns "
+            "anchor and positive, and source, score or label where there are any."
         )
-    from embedworks.merging.searched import merge_searched
-
-    return merge_searched(models, out, method, rows=rows, **common)
-
-
-def _searches() -> list[str]:
-    from embedworks.merging.searched import SEARCH_METHODS
-
-    return list(SEARCH_METHODS)
+    if isinstance(weights, Mapping):
+        raise InputError(f"{method} takes no weights by part: give one number per model, or none.")
+    probe = rows if isinstance(rows, RowSet) else RowSet.load(rows)
+    return merge_with_data(
+        models, out, method, rows=probe, weights=weights, **common, **(options or {})
+    )

@@ -25,7 +25,8 @@ _OTHER_FORMS = {
 _PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
 _OTHER_FOLDERS = {"eval", "onnx", "openvino", "runs"}
 _TRAINING_FILES = {
-    "all_results.json", "data_config.json", "eval_results.json", "trainer_state.json",
+    "all_results.json", "complete.json", "data_config.json", "eval_results.json",
+    "objective.safetensors", "trainer_state.json",
 }  # fmt: skip
 #: Keys that say how a model was made or trained, not what it computes.
 _IDLE_KEYS = {
@@ -78,7 +79,8 @@ class ModelFolder:
         if adapters:
             raise InputError(
                 f"{root} holds an adapter that was not merged into its model ({adapters[0]}): "
-                "do that first (`model.merge_and_unload()` in peft) and save the model."
+                "do that first with embedworks.merging.merge_adapters(base, [adapter], out), or "
+                "with `merge_and_unload()` in peft."
             )
         weights = _open_weights(others)
         held = {Path(stem).parent for stem in weights}

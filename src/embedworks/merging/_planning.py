@@ -30,14 +30,14 @@ class MergeCall:
     Attributes:
         method: A name among `MERGE_METHODS`.
         weights: One number per model, or None.
-        parts: Part of the model -> one number per model, in place of ``weights``; else empty.
         options: The method's options.
+        parts: Part of the model -> one number per model, in place of ``weights``; else empty.
     """
 
     method: str
     weights: tuple[float, ...] | None = None
-    parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -55,7 +55,7 @@ class MergeCall:
             raise InputError(f"weights must be numbers, got {weights!r:.80}.") from error
         if isinstance(weights, Mapping) and not parts:
             raise InputError("weights by part are empty: give '*' for the whole model at least.")
-        return cls(method, given, parts, dict(options or {}))
+        return cls(method, given, dict(options or {}), parts)
 
     def check(self, count: int, *, has_base: bool) -> None:
         """Raise what the method has against ``count`` models, these weights and options."""
@@ -71,6 +71,11 @@ class MergeCall:
             check_parts(self.parts, names)
             for name in names:
                 weights_of(name, self.parts)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether a tensor can be merged in pieces."""
+        return MERGE_METHODS[self.method].elementwise
 
     def __call__(
         self, tensors: Sequence[np.ndarray], base: np.ndarray | None, key: str

@@ -318,7 +318,8 @@ def _weights_in(folder: Path) -> Path:
     if (folder / ADAPTER).is_file():
         raise InputError(
             f"{folder} is an adapter ({ADAPTER}), not a model: merge it into the model it was "
-            "trained on first (`model.merge_and_unload()` in peft) and save that."
+            "trained on first, with embedworks.merging.merge_adapters(base, [adapter], out) or "
+            "with `merge_and_unload()` in peft."
         )
     index = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
     single = sorted(p for p in folder.glob("*.safetensors") if p.name != "golden.safetensors")

@@ -6,8 +6,8 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,16 @@ from embedworks._core.files import atomic_directory, write_text
 from embedworks.errors import DataWarning, InputError, MissingExtraError
 from embedworks.merging._model_folders import ModelFolder, check_folders
 from embedworks.merging._planning import MergeCall, Plan, Weights, make_plan
-from embedworks.merging.streaming import MergeReport, check_target, make_report, run_plan
+from embedworks.merging.streaming import (
+    MergeReport,
+    Written,
+    check_target,
+    make_report,
+    run_plan,
+)
 from embedworks.models import MODELS, load, write_golden
 
-__all__ = ["merge_models"]
+__all__ = ["OpenedModels", "merge_models"]
 
 
 def merge_models(
@@ -80,107 +86,182 @@ def merge_models(
         >>> load(folder / "both").encode(["a"]).round(4)
         array([[0.7071, 0.7071]], dtype=float32)
     """
-    call = MergeCall.of(method, weights, options)
-    folders, origin = open_folders(models, base, out, call, overwrite=overwrite)
-    return write_merge(
-        folders, origin, Path(out), call, workers=workers, show_progress=show_progress
-    )
-
-
-@dataclass(frozen=True)
-class Story:
-    """What a card and the folder of a merge say beside the merge itself.
-
-    Attributes:
-        lines: Markdown for the card, after the table of models.
-        files: Further files of the folder: name -> text.
-        method: The method as the user named it, where it is not the one that was carried out.
-        options: Its options.
-    """
-
-    lines: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    method: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def open_folders(
-    models: Sequence[str | Path],
-    base: str | Path | None,
-    out: str | Path,
-    call: MergeCall,
-    *,
-    overwrite: bool,
-) -> tuple[list[ModelFolder], ModelFolder | None]:
-    """Open models that are to be merged into ``out``; raise what is against it."""
-    out = Path(out)
-    if isinstance(models, (str, Path)):
-        raise InputError(f"models must be a list of folders, got one: {str(models)!r:.80}.")
-    call.check(len(models), has_base=base is not None)
-    if out.is_file():
-        raise InputError(f"{out} is a file: choose a folder for the merged model.")
-    roots = [_folder_of(model) for model in models]
-    ancestor = None if base is None else _folder_of(base)
-    check_target(out, [*roots, *([ancestor] if ancestor else [])], overwrite=overwrite)
-    folders = [ModelFolder.open(root) for root in roots]
-    origin = None if ancestor is None else ModelFolder.open(ancestor)
-    check_folders(folders, origin)
-    return folders, origin
-
-
-def plan_folders(
-    folders: Sequence[ModelFolder], origin: ModelFolder | None, call: MergeCall
-) -> dict[str, Plan]:
-    """Return how each set of weights is merged; raise where the models' tensors do not agree."""
-    plans = {
-        stem: make_plan(
-            [folder.weights[stem] for folder in folders],
-            None if origin is None else origin.weights[stem],
-            call,
-        )
-        for stem in folders[0].weights
-    }
-    call.check_names([group[0] for plan in plans.values() for group in plan.groups])
-    return plans
-
-
-def write_merge(
-    folders: Sequence[ModelFolder],
-    origin: ModelFolder | None,
-    out: Path,
-    call: MergeCall,
-    *,
-    workers: int | None = None,
-    show_progress: bool | None = None,
-    story: Story | None = None,
-) -> MergeReport:
-    """Merge opened models into ``out``, which appears when it is whole."""
     started = time.perf_counter()
-    plans = plan_folders(folders, origin, call)
-    story = story or Story()
-    everything = tuple(folder.root for folder in (*folders, *([origin] if origin else [])))
-    with atomic_directory(out) as target:
-        for name, path in folders[0].taken_over().items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / name)
-        written = []
-        for stem, plan in plans.items():
-            place = Path(stem).parent
-            (target / place).mkdir(parents=True, exist_ok=True)
-            done = run_plan(plan, target / place, workers, show_progress)
-            prefix = "" if place == Path() else place.as_posix() + "/"
-            written.append(replace(done, prefix=prefix, roots=everything))
-        report = make_report(written, out=out, seconds=0.0, left_out=folders[0].left_out)
-        if story.method:
-            report = replace(report, method=story.method, options=dict(story.options))
-        for name, text in story.files.items():
-            write_text(target / name, text)
-        _write_card(target, report, folders, story.lines)
-        _write_golden(target)
+    call = MergeCall.of(method, weights, options)
+    call.check(model_count(models), has_base=base is not None)
+    opened = OpenedModels.open(models, base, out, overwrite=overwrite)
+    report = opened.write(lambda stem: call, workers=workers, show_progress=show_progress)
     return replace(report, seconds=time.perf_counter() - started)
 
 
-def _folder_of(model: str | Path) -> Path:
+@dataclass(frozen=True)
+class OpenedModels:
+    """Model folders that agree in everything but their weights, and where their merge goes.
+
+    Attributes:
+        roots: Folders of the models, in order.
+        folders: What they hold.
+        origin: What the base holds, or None.
+        out: Folder for the result.
+    """
+
+    roots: tuple[Path, ...]
+    folders: tuple[ModelFolder, ...]
+    origin: ModelFolder | None
+    out: Path
+
+    @classmethod
+    def open(
+        cls,
+        models: Sequence[str | Path],
+        base: str | Path | None,
+        out: str | Path,
+        *,
+        overwrite: bool,
+    ) -> OpenedModels:
+        """Open and compare the folders; nothing is written."""
+        out = Path(out)
+        model_count(models)
+        if out.is_file():
+            raise InputError(f"{out} is a file: choose a folder for the merged model.")
+        roots = [folder_of(model) for model in models]
+        ancestor = None if base is None else folder_of(base)
+        check_target(out, [*roots, *([ancestor] if ancestor else [])], overwrite=overwrite)
+        folders = [ModelFolder.open(root) for root in roots]
+        origin = None if ancestor is None else ModelFolder.open(ancestor)
+        check_folders(folders, origin)
+        return cls(tuple(roots), tuple(folders), origin, out)
+
+    def choose(self, places: Sequence[int]) -> OpenedModels:
+        """Return some of the models, in the order given."""
+        return replace(
+            self,
+            roots=tuple(self.roots[place] for place in places),
+            folders=tuple(self.folders[place] for place in places),
+        )
+
+    def plans(self, call_of: Callable[[str], MergeCall]) -> dict[str, Plan]:
+        """Return a plan for each set of weights, by the stem of its file.
+
+        Args:
+            call_of: What merges the weights with that stem.
+        """
+        first, origin = self.folders[0], self.origin
+        plans = {
+            stem: make_plan(
+                [folder.weights[stem] for folder in self.folders],
+                None if origin is None else origin.weights[stem],
+                call_of(stem),
+            )
+            for stem in first.weights
+        }
+        names = [group[0] for plan in plans.values() for group in plan.groups]
+        for plan in plans.values():
+            plan.call.check_names(names)
+        return plans
+
+    def write(
+        self,
+        call_of: Callable[[str], MergeCall],
+        *,
+        workers: int | None = None,
+        show_progress: bool | None = None,
+        data: Mapping[str, Any] | None = None,
+        method: str = "",
+        lines: Sequence[str] = (),
+        files: Mapping[str, str] | None = None,
+    ) -> MergeReport:
+        """Merge every set of weights and write the whole model, with card and golden vectors.
+
+        Args:
+            call_of: What merges the weights with that stem.
+            workers: Threads.
+            show_progress: Whether there is a bar.
+            data: What was measured on data, for the report.
+            method: The method as the user named it, where another carries it out.
+            lines: Markdown for the card, after what is said of the merge.
+            files: Further files of the folder, name -> text.
+        """
+        everything = (*self.roots, *([self.origin.root] if self.origin else []))
+        return write_merged(
+            self.plans(call_of), self.folders[0], everything, self.out,
+            workers=workers, show_progress=show_progress, data=data, licensed=self.folders,
+            method=method, lines=lines, files=files,
+        )  # fmt: skip
+
+
+def write_merged(
+    plans: Mapping[str, Plan],
+    first: ModelFolder,
+    everything: Sequence[Path],
+    out: Path,
+    *,
+    workers: int | None,
+    show_progress: bool | None,
+    licensed: Sequence[ModelFolder | None],
+    data: Mapping[str, Any] | None = None,
+    method: str = "",
+    lines: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
+) -> MergeReport:
+    """Carry out plans into a new model folder, which appears in one step.
+
+    Args:
+        plans: By the stem of the weights.
+        first: The model that everything but the weights is taken from.
+        everything: Where the plans' sources are, the base last where there is one.
+        out: Folder for the result.
+        workers: Threads.
+        show_progress: Whether there is a bar.
+        licensed: For each source, the folder whose card tells its licence, or None.
+        data: What was measured on data, for the report.
+        method: The method as the user named it, where another carries it out.
+        lines: Markdown for the card, after what is said of the merge.
+        files: Further files of the folder, name -> text.
+    """
+    with atomic_directory(out) as target:
+        written = fill(target, plans, first, workers=workers, show_progress=show_progress)
+        written = [replace(done, roots=tuple(everything)) for done in written]
+        report = make_report(written, out=out, seconds=0.0, left_out=first.left_out)
+        report = replace(report, data=dict(data or {}), method=method or report.method)
+        for name, text in (files or {}).items():
+            write_text(target / name, text)
+        _write_card(target, report, first, licensed, lines)
+        _write_golden(target)
+    return report
+
+
+def fill(
+    target: Path,
+    plans: Mapping[str, Plan],
+    first: ModelFolder,
+    *,
+    workers: int | None = None,
+    show_progress: bool | None = None,
+    checksums: bool = True,
+) -> list[Written]:
+    """Write the merged weights, and what is taken over from the first model, into a folder."""
+    for name, path in first.taken_over().items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
+    written = []
+    for stem, plan in plans.items():
+        place = Path(stem).parent
+        (target / place).mkdir(parents=True, exist_ok=True)
+        done = run_plan(plan, target / place, workers, show_progress, checksums=checksums)
+        prefix = "" if place == Path() else place.as_posix() + "/"
+        written.append(replace(done, prefix=prefix))
+    return written
+
+
+def model_count(models: Sequence[str | Path]) -> int:
+    """Return how many models are given; one path in place of a list is an `InputError`."""
+    if isinstance(models, (str, Path)):
+        raise InputError(f"models must be a list of folders, got one: {str(models)!r:.80}.")
+    return len(models)
+
+
+def folder_of(model: str | Path) -> Path:
     if not isinstance(model, (str, Path)):
         raise InputError(
             f"Models to merge are given by their folders, got a {type(model).__name__}: save it "
@@ -210,17 +291,21 @@ def _write_golden(target: Path) -> None:
 
 
 def _write_card(
-    target: Path, report: MergeReport, folders: Sequence[ModelFolder], more: Sequence[str]
+    target: Path,
+    report: MergeReport,
+    first: ModelFolder,
+    licensed: Sequence[ModelFolder | None],
+    more: Sequence[str],
 ) -> None:
     """Write README.md, merge.json and a static model's own note of how it was made."""
     name = report.out.resolve().name
     story = {key: value for key, value in report.to_dict().items() if key != "seconds"}
     _write_json(target / "merge.json", {"embedworks": __version__, **story})
-    settings = folders[0].json("config.json")
+    settings = first.json("config.json")
     if "embedworks_format" in settings:
         made = {key: story[key] for key in ("method", "options", "inputs", "base")}
         _write_json(target / "config.json", {**settings, "name": name, "metadata": {"merge": made}})
-    licences = [_licence(folder) for folder in folders]
+    licences = [None if folder is None else _licence(folder) for folder in licensed]
     front: dict[str, Any] = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",

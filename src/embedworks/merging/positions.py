@@ -9,24 +9,15 @@ the vectors themselves.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from embedworks._core.validation import check_choice
 from embedworks.errors import InputError, ShapeError
+from embedworks.merging.search_settings import FORMS
 
-__all__ = ["FORMS", "Position", "chain_coefficients", "make_position"]
-
-Form = Literal["slerp", "simplex", "free"]
-
-#: What the coefficients can be, by name.
-FORMS: dict[str, str] = {
-    "slerp": "a chain of SLERPs with one weight per model, times one length (Self Positioning)",
-    "simplex": "weights that sum to 1, times one length",
-    "free": "one number for each model and group of tensors",
-}
+__all__ = ["Position", "chain_coefficients", "make_position"]
 
 #: Above this absolute cosine the arc between two vectors is taken for a line.
 _LINE = 0.9995

@@ -20,6 +20,7 @@ from embedworks._core.validation import check_choice, check_in_range
 from embedworks.data import RowCollator, RowSet
 from embedworks.errors import EmptyInputError, InputError, NonFiniteError, UnknownNameError
 from embedworks.losses import ContrastiveLoss, EntropyLoss, GradedLoss, objective
+from embedworks.merging.search_settings import CoefficientSearch
 
 __all__ = ["Probe"]
 
@@ -90,6 +91,20 @@ class Probe:
             self._split(task, places, held_out, seed)
             self._losses[task] = self._loss_of(task, places, loss, temperature)
             self._order[task] = _batches(self._used[task], batch_size, seed, task)
+
+    @classmethod
+    def of(cls, model: Any, rows: RowSet | str | Path, settings: CoefficientSearch) -> Probe:
+        """Return the probe that settings of a search describe."""
+        return cls(
+            model,
+            rows,
+            loss=settings.loss,
+            batch_size=settings.batch_size,
+            held_out=settings.held_out,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            seed=settings.seed,
+        )
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:

@@ -13,68 +13,20 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from embedworks._core.progress import progress
-from embedworks._core.settings import Settings
 from embedworks.errors import InputError, NonFiniteError
-from embedworks.merging.layers import Partition
-from embedworks.merging.positions import Form, make_position
+from embedworks.merging.positions import make_position
 from embedworks.merging.probe import Probe
+from embedworks.merging.search_settings import CoefficientSearch, Goal
 from embedworks.merging.task_vectors import TaskVectors
 
-__all__ = ["CoefficientSearch", "SearchOutcome", "combined", "search_coefficients", "simplex_grid"]
-
-Goal = Literal["mean", "relative", "worst"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class CoefficientSearch(Settings):
-    """How coefficients are searched.
-
-    Attributes:
-        form: What the coefficients can be; see `embedworks.merging.FORMS`.
-        by: How finely the model is divided; forms other than ``free`` take ``all``.
-        loss: ``rows`` (what the probe rows ask for) or ``entropy`` (no labels).
-        goal: ``mean`` of the tasks' losses; ``relative``: each as a share of the mean loss of the
-            models merged, so that losses of different kinds count alike; ``worst``: the tasks
-            whose loss is farthest above the best single model's, relative to it.
-        steps: Steps at most; for the method ``grid`` it has no meaning.
-        learning_rate: Of the coefficients.
-        optimizer: ``adam`` or ``sgd``.
-        mu: Weight of the length of the merged task vector in the objective.
-        length: Length at the start; 1 is the even merge.
-        batch_size: Rows of one task in a step.
-        held_out: Share of each task's rows that decides when to stop.
-        check_every: Steps between looks at what is held out.
-        patience: Looks without a gain after which it stops.
-        temperature: What cosines are divided by.
-        max_tokens: Longest probe text; None for the model's limit.
-        seed: Seed of the split and the order of rows.
-    """
-
-    form: Form = "free"
-    by: Partition = "layer"
-    loss: Literal["rows", "entropy"] = "rows"
-    goal: Goal = "relative"
-    steps: Count = 100
-    learning_rate: Positive = 0.02
-    optimizer: Literal["adam", "sgd"] = "adam"
-    mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    length: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    batch_size: Annotated[int, Field(ge=2)] = 32
-    held_out: Annotated[float, Field(ge=0, le=0.9)] = 0.25
-    check_every: Count = 10
-    patience: Count = 3
-    temperature: Positive = 0.05
-    max_tokens: Count | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+__all__ = ["SearchOutcome", "combined", "search_coefficients", "simplex_grid"]
 
 
 @dataclass(frozen=True)

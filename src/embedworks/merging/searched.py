@@ -1,241 +1,88 @@
-"""Whole models merged with coefficients that were searched on probe rows: the methods by name."""
+"""Whole models merged with coefficients that were searched on probe rows."""
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from embedworks._core.registry import Registry
-from embedworks.data import RowSet
-from embedworks.errors import InputError
-from embedworks.merging._model_folders import ModelFolder
 from embedworks.merging._planning import MergeCall
-from embedworks.merging.models import Story, open_folders, plan_folders, write_merge
 from embedworks.merging.probe import Probe
-from embedworks.merging.search import (
-    CoefficientSearch,
-    SearchOutcome,
-    search_coefficients,
-    simplex_grid,
-)
+from embedworks.merging.search import SearchOutcome, search_coefficients, simplex_grid
+from embedworks.merging.search_settings import CoefficientSearch, GridOptions
 from embedworks.merging.streaming import MergeReport
 from embedworks.merging.task_vectors import TaskVectors
 from embedworks.models import load_trainable
 
-__all__ = ["SEARCH_METHODS", "GridSearch", "SearchMethod", "SearchReport", "merge_searched"]
+if TYPE_CHECKING:
+    from embedworks.data import RowSet
+    from embedworks.merging.models import OpenedModels
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+__all__ = ["merge_searched", "search_opened"]
+
 _CARRIED_OUT = "task_arithmetic"
 
 
-class GridSearch(CoefficientSearch):
-    """Coefficients of whole models, tried one by one.
-
-    Attributes:
-        parts: Weights are multiples of ``1 / parts`` that sum to each length.
-        lengths: Lengths of the merged task vector; 1 is a weighted mean.
-    """
-
-    by: Annotated[str, Field(pattern="^all$")] = "all"  # type: ignore[assignment]
-    parts: Annotated[int, Field(ge=1, le=50)] = 4
-    lengths: tuple[Finite, ...] = (0.6, 0.8, 1.0, 1.2)
-
-
-@dataclass(frozen=True)
-class SearchMethod:
-    """A way of searching by its name.
-
-    Attributes:
-        name: Name in recipes and on the command line.
-        settings: What may be set.
-        defaults: What differs from the settings' own defaults.
-    """
-
-    name: str
-    settings: type[CoefficientSearch]
-    defaults: Mapping[str, Any]
-
-    def read(self, options: Mapping[str, Any] | None) -> CoefficientSearch:
-        """Return the settings with options changed.
-
-        Raises:
-            SettingsError: When an option is unknown or out of range.
-        """
-        return self.settings.from_dict({**self.defaults, **(options or {})})
-
-
-#: Ways of searching the coefficients of a merge, by name.
-SEARCH_METHODS: Registry[SearchMethod] = Registry("merge searches")
-
-
-def _add(
-    name: str, summary: str, settings: type[CoefficientSearch] = CoefficientSearch, **changed: Any
-) -> None:
-    SEARCH_METHODS.add(name, SearchMethod(name, settings, changed), summary=summary)
-
-
-_add(
-    "self_positioning",
-    "One weight per model and one length, by gradient on probe rows (arXiv 2410.15035).",
-    form="slerp",
-    by="all",
-    goal="mean",
-    mu=0.01,
-)
-_add("searched", "A coefficient for each model and layer, by gradient on probe rows.")
-_add(
-    "adamerging",
-    "A coefficient for each model and layer that makes rankings sure; no labels are used "
-    "(arXiv 2310.02575).",
-    loss="entropy",
-    goal="mean",
-)
-_add("grid", "Weights of whole models, tried one by one on probe rows.", GridSearch)
-
-
-@dataclass(frozen=True)
-class SearchReport(MergeReport):
-    """What a searched merge did: the merge, and the search before it."""
-
-    search: SearchOutcome | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        assert self.search is not None
-        return {**super().to_dict(), "search": self.search.to_dict()}
-
-
 def merge_searched(
-    models: Sequence[str | Path],
-    out: str | Path,
-    method: str = "searched",
+    opened: OpenedModels,
+    rows: RowSet,
+    settings: CoefficientSearch,
     *,
-    base: str | Path,
-    rows: RowSet | str | Path,
-    options: Mapping[str, Any] | None = None,
+    method: str,
+    data: dict[str, Any],
     device: str | None = None,
-    overwrite: bool = False,
     workers: int | None = None,
     show_progress: bool | None = None,
-) -> SearchReport:
-    """Merge models into a new one whose coefficients are searched on a small probe set.
+) -> MergeReport:
+    """Search coefficients and merge by them.
 
     The base and the models' task vectors are held in memory for the search; the merge itself is
-    streamed as by `merge_models`, by ``task_arithmetic`` with the weights that were found. The
-    folder gets ``search.json`` and a table of losses in its card besides.
-
-    Args:
-        models: Folders, or short names of models that have a folder.
-        out: Folder for the result.
-        method: A name among `SEARCH_METHODS`.
-        base: What the models were trained from.
-        rows: Probe rows, or a JSONL or Parquet file of them; their sources are the tasks. Some
-            hundred rows per task are usual. They must not be among the rows that measure the
-            result.
-        options: Settings of the search by name; see `CoefficientSearch`.
-        device: Torch device of the search.
-        overwrite: Whether a model in ``out`` is replaced; it stays whole until then.
-        workers: Threads of the merge.
-        show_progress: True or False to force bars; by default on a terminal.
-
-    Raises:
-        InputError: As `merge_models`; or when a task has too few rows, or a model is the base.
-        SettingsError: When an option is unknown or out of range.
-        UnknownNameError: When no method has this name.
-        MissingExtraError: When the ``train`` extra is not installed.
-
-    Example:
-        >>> report = merge_searched(
-        ...     ["models/qa", "models/sts"], "models/both", "self_positioning",
-        ...     base="minilm", rows="probe.jsonl",
-        ... )  # doctest: +SKIP
-        >>> report.search.weights  # doctest: +SKIP
-        {'*': [0.61, 0.48]}
+    streamed, by ``task_arithmetic`` with the coefficients as weights by part. The card gets the
+    losses and the coefficients, ``merge.json`` the whole search.
     """
-    chosen = SEARCH_METHODS[method]
-    settings = chosen.read(options)
-    if base is None:
-        raise InputError(
-            f"{method} works on what each model changed, so it needs the base the models were "
-            "trained from: give `base`."
-        )
-    call = MergeCall.of(_CARRIED_OUT, None, None)
-    folders, origin = open_folders(models, base, out, call, overwrite=overwrite)
-    assert origin is not None  # a base was given
-    plan_folders(folders, origin, call)  # what does not fit is told before the search
-    found = search_folders(
-        folders, origin, rows, settings, device=device, show_progress=show_progress
-    )
-    names = [folder.root.name for folder in folders]
-    story = Story(
-        lines=_card_lines(found, names),
-        files={"search.json": _search_json(method, settings, found)},
-        method=method,
-        options=dict(options or {}),
-    )
-    report = write_merge(
-        folders,
-        origin,
-        Path(out),
-        MergeCall.of(_CARRIED_OUT, found.weights, None),
+    opened.plans(lambda stem: MergeCall(_CARRIED_OUT))  # what does not fit is told before a search
+    found = search_opened(opened, rows, settings, device=device, show_progress=show_progress)
+    call = MergeCall.of(_CARRIED_OUT, found.weights, None)
+    return opened.write(
+        lambda stem: call,
         workers=workers,
         show_progress=show_progress,
-        story=story,
+        data={**data, "settings": settings.to_dict(), "search": found.to_dict()},
+        method=method,
+        lines=_card_lines(found, [root.name for root in opened.roots]),
     )
-    told = {field.name: getattr(report, field.name) for field in fields(MergeReport)}
-    return SearchReport(**told, search=found)
 
 
-def search_folders(
-    folders: Sequence[ModelFolder],
-    base: ModelFolder,
-    rows: RowSet | str | Path,
+def search_opened(
+    opened: OpenedModels,
+    rows: RowSet,
     settings: CoefficientSearch,
     *,
     device: str | None = None,
     show_progress: bool | None = None,
 ) -> SearchOutcome:
     """Search the coefficients of opened models."""
+    assert opened.origin is not None  # the method needs a base, which was checked
     with tempfile.TemporaryDirectory() as scratch:
 
-        def parameters(folder: ModelFolder, place: int) -> dict[str, Any]:
-            own = load_trainable(folder.root, Path(scratch) / str(place), device="cpu")
+        def parameters(root: Path, place: int) -> dict[str, Any]:
+            own = load_trainable(root, Path(scratch) / str(place), device="cpu")
             return dict(own.named_parameters())
 
-        origin = load_trainable(base.root, Path(scratch) / "base", device=device)
+        origin = load_trainable(opened.origin.root, Path(scratch) / "base", device=device)
         vectors = TaskVectors(
             dict(origin.named_parameters()),
-            [parameters(folder, place) for place, folder in enumerate(folders)],
+            [parameters(root, place) for place, root in enumerate(opened.roots)],
             by=settings.by,
         )
-        probe = Probe(
-            origin,
-            rows,
-            loss=settings.loss,
-            batch_size=settings.batch_size,
-            held_out=settings.held_out,
-            temperature=settings.temperature,
-            max_tokens=settings.max_tokens,
-            seed=settings.seed,
-        )
+        probe = Probe.of(origin, rows, settings)
         grid = None
-        if isinstance(settings, GridSearch):
+        if isinstance(settings, GridOptions):
             grid = list(simplex_grid(len(vectors), parts=settings.parts, lengths=settings.lengths))
         return search_coefficients(
             vectors, origin, probe, settings, grid=grid, show_progress=show_progress
         )
-
-
-def _search_json(method: str, settings: CoefficientSearch, found: SearchOutcome) -> str:
-    told = {"method": method, "settings": settings.to_dict(), **found.to_dict()}
-    told.pop("seconds")
-    return json.dumps(told, indent=2, allow_nan=False) + "\n"
 
 
 def _card_lines(found: SearchOutcome, names: Sequence[str]) -> tuple[str, ...]:

@@ -26,7 +26,6 @@ from embedworks.merging._tensor_files import (
     encode,
     merged_dtype,
 )
-from embedworks.merging.methods import MERGE_METHODS
 
 __all__ = ["MergeInput", "MergeReport", "merge_files"]
 
@@ -60,6 +59,7 @@ class MergeReport:
         copied: Names of integer tensors, which were equal everywhere and copied.
         tied: Groups of names that share one tensor in every model, merged once.
         left_out: Files of the first model that were not taken over, such as stale exports.
+        data: What was measured on data and what came of it, for methods that look at data.
         size: Bytes of weights written.
         seconds: How long it took.
     """
@@ -75,6 +75,7 @@ class MergeReport:
     copied: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
     left_out: tuple[str, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
     size: int = 0
     seconds: float = 0.0
     parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -93,6 +94,7 @@ class MergeReport:
             "copied": list(self.copied),
             "tied": [list(group) for group in self.tied],
             "left_out": list(self.left_out),
+            "data": self.data,
             "size": self.size,
             "seconds": round(self.seconds, 3),
         }
@@ -235,8 +237,7 @@ def run_plan(
     plan.layout.create(folder)
     entries = plan.sources[0].entries
     costs = {group: _cost(entries[group[0]], len(plan.all)) for group in plan.groups}
-    elementwise = MERGE_METHODS[plan.call.method].elementwise
-    limit = max(costs.values()) * (count if elementwise else 1)
+    limit = max(costs.values()) * (count if plan.call.elementwise else 1)
     running: dict[Future[None], int] = {}
     with (
         progress("Merging", plan.parameters, enabled=show_progress) as bar,
@@ -333,8 +334,7 @@ def _merge_one(plan: Plan, group: tuple[str, ...], folder: Path, bar: Progress) 
 
 def _pieces(plan: Plan, entry: Entry) -> Iterator[tuple[int, int]]:
     """Yield (first byte, bytes) of what is merged at a time; the whole unless order is free."""
-    elementwise = MERGE_METHODS[plan.call.method].elementwise
-    step = _PIECE if elementwise or entry.dtype in INTEGERS else entry.size
+    step = _PIECE if plan.call.elementwise or entry.dtype in INTEGERS else entry.size
     for start in range(0, entry.size, step or 1):
         yield start, min(step, entry.size - start)
 
@@ -356,9 +356,16 @@ def _merged(plan: Plan, name: str, piece: tuple[int, int]) -> np.ndarray:
                     f"{entry.values:,} places. This model is damaged: leave it out."
                 ) from error
         raise
-    if entry.dtype == "BF16" and ((merged & 0x7F80) == 0x7F80).any():
+    if merged.dtype != tensors[0].dtype and _overflowed(merged):
         raise NonFiniteError(
-            f"{name}: the merged values are too large for BF16. Lower the weights or the scale, "
-            "or convert the models to float32."
+            f"{name}: the merged values are too large for {entry.dtype}. Lower the weights or the "
+            "scale, or convert the models to float32."
         )
     return merged
+
+
+def _overflowed(merged: np.ndarray) -> bool:
+    """Say whether a tensor that was rounded to its file's type has infinity; BF16 is uint16."""
+    if merged.dtype.kind == "u":
+        return bool(((merged & 0x7F80) == 0x7F80).any())
+    return not np.isfinite(merged).all()
