@@ -165,7 +165,7 @@ class OpenedModels:
         *,
         workers: int | None = None,
         show_progress: bool | None = None,
-        data: Mapping[str, Any] | None = None,
+        told: Mapping[str, Any] | None = None,
     ) -> MergeReport:
         """Merge every set of weights and write the whole model, with card and golden vectors.
 
@@ -173,12 +173,12 @@ class OpenedModels:
             call_of: What merges the weights with that stem.
             workers: Threads.
             show_progress: Whether there is a bar.
-            data: What was measured on data, for the report.
+            told: Fields of the report that say more than the calls do.
         """
         everything = (*self.roots, *([self.origin.root] if self.origin else []))
         return write_merged(
             self.plans(call_of), self.folders[0], everything, self.out,
-            workers=workers, show_progress=show_progress, data=data, licensed=self.folders,
+            workers=workers, show_progress=show_progress, told=told, licensed=self.folders,
         )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def write_merged(
     workers: int | None,
     show_progress: bool | None,
     licensed: Sequence[ModelFolder | None],
-    data: Mapping[str, Any] | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> MergeReport:
     """Carry out plans into a new model folder, which appears in one step.
 
@@ -203,13 +203,13 @@ def write_merged(
         workers: Threads.
         show_progress: Whether there is a bar.
         licensed: For each source, the folder whose card tells its licence, or None.
-        data: What was measured on data, for the report.
+        told: Fields of the report that say more than the plans do.
     """
     with atomic_directory(out) as target:
         written = fill(target, plans, first, workers=workers, show_progress=show_progress)
         written = [replace(done, roots=tuple(everything)) for done in written]
         report = make_report(written, out=out, seconds=0.0, left_out=first.left_out)
-        report = replace(report, data=dict(data or {}))
+        report = replace(report, **(told or {}))
         _write_card(target, report, first, licensed)
         _write_golden(target)
     return report

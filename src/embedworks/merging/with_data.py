@@ -25,7 +25,8 @@ from embedworks._core.files import storage_errors
 from embedworks._core.registry import Registry
 from embedworks._core.settings import Settings
 from embedworks.data import RowSet
-from embedworks.errors import DataWarning, EmbedworksError, InputError
+from embedworks.errors import DataWarning, EmbedworksError, InputError, NonFiniteError
+from embedworks.merging._model_folders import ModelFolder
 from embedworks.merging._parameter_names import tensor_parameters
 from embedworks.merging._planning import MergeCall
 from embedworks.merging._tensor_files import INTEGERS, TensorSource
@@ -36,6 +37,7 @@ from embedworks.merging.models import OpenedModels, fill, model_count
 from embedworks.merging.soups import GreedySoup, cocktail_weights, greedy_soup, pair_score
 from embedworks.merging.streaming import MergeReport
 from embedworks.models import Encoder, load
+from embedworks.models.loading import is_static_folder
 
 if TYPE_CHECKING:
     from embedworks.merging.collecting import LossOf
@@ -336,7 +338,10 @@ def _merge_measured(
         measured = []
         for place, folder in enumerate(opened.folders):
             model = _load_for_torch(folder.root, job.device)
-            found = measure(model, job.rows[place])
+            try:
+                found = measure(model, job.rows[place])
+            except NonFiniteError as error:
+                raise NonFiniteError(_blame(folder, error)) from error
             parameters = tensor_parameters(model, folder)
             del model
             measured.append(_save(found, parameters, scratch / str(place)))
@@ -350,10 +355,12 @@ def _merge_measured(
                 tuple(held.get(stem) for held in measured),
             )  # fmt: skip
 
-        report = opened.write(
-            call_of, workers=job.workers, show_progress=job.show_progress, data=_about(job)
+        return opened.write(
+            call_of,
+            workers=job.workers,
+            show_progress=job.show_progress,
+            told={"options": job.options.to_dict(), "data": _about(job)},
         )
-    return replace(report, options=job.options.to_dict())
 
 
 def _merge_by_greedy_soup(job: DataMerge) -> MergeReport:
@@ -373,13 +380,12 @@ def _merge_by_greedy_soup(job: DataMerge) -> MergeReport:
                 return score(load(Path(trial), device=job.device, check_golden=False))
 
         soup = greedy_soup(len(opened.roots), score_of)
-    report = opened.choose(soup.chosen).write(
+    return opened.choose(soup.chosen).write(
         lambda stem: MergeCall("linear"),
         workers=job.workers,
         show_progress=job.show_progress,
-        data={**_about(job), **_soup_story(opened, soup)},
+        told={"method": "greedy_soup", "data": {**_about(job), **_soup_story(opened, soup)}},
     )
-    return replace(report, method="greedy_soup")
 
 
 def _merge_by_cocktail(job: DataMerge) -> MergeReport:
@@ -389,22 +395,27 @@ def _merge_by_cocktail(job: DataMerge) -> MergeReport:
     assert isinstance(options, CocktailOptions)
     assert loss is not None
     losses = []
-    for root, rows in zip(job.opened.roots, job.rows):
-        model = _load_for_torch(root, job.device)
-        losses.append(
-            mean_loss(
+    for folder, rows in zip(job.opened.folders, job.rows):
+        model = _load_for_torch(folder.root, job.device)
+        try:
+            value = mean_loss(
                 model, rows, loss, batch_size=options.batch_size, show_progress=job.show_progress
             )
-        )
+        except NonFiniteError as error:
+            raise NonFiniteError(_blame(folder, error)) from error
         del model
+        losses.append(value)
     call = MergeCall("linear", tuple(cocktail_weights(losses, options.tau)))
-    report = job.opened.write(
+    return job.opened.write(
         lambda stem: call,
         workers=job.workers,
         show_progress=job.show_progress,
-        data={**_about(job), "losses": losses},
+        told={
+            "method": "cocktail",
+            "options": options.to_dict(),
+            "data": {**_about(job), "losses": losses},
+        },
     )
-    return replace(report, method="cocktail", options=options.to_dict())
 
 
 def _add(
@@ -473,9 +484,22 @@ def _texts(rows: RowSet) -> list[str]:
 def _load_for_torch(root: Path, device: str | None) -> Any:
     """Load a folder as a torch model in float32, static ones too."""
     library = require_extra("sentence_transformers", extra="train", purpose="measure a model")
-    return library.SentenceTransformer(
-        str(root), device=pick_device(device), local_files_only=True, trust_remote_code=False
-    ).float()
+    if not is_static_folder(root):
+        model: Any = load(root, device=device, check_golden=False)
+    else:
+        model = library.SentenceTransformer(
+            str(root), device=pick_device(device), local_files_only=True, trust_remote_code=False
+        )
+    return model.float()
+
+
+def _blame(folder: ModelFolder, error: NonFiniteError) -> str:
+    """Name a damaged tensor of a model whose loss or inputs are not finite, where there is one."""
+    for source in folder.weights.values():
+        for entry in source.entries.values():
+            if entry.dtype not in INTEGERS and (damage := entry.damage(source.path)):
+                return damage
+    return f"{folder.root}: {error}"
 
 
 @contextmanager
