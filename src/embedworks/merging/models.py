@@ -293,11 +293,12 @@ def _write_card(
     }
     if licences[0] is not None and licences.count(licences[0]) == len(licences):
         front["license"] = licences[0]
-    weights = sum(len(item.files) for item in report.inputs) > len(report.inputs)
+    count = len(report.inputs)
+    weights = sum(len(item.files) for item in report.inputs) > count
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
         f"# {name}", "",
-        f"A merge of {len(report.inputs)} models by the method `{report.method}`"
+        f"A merge of {count} model{'s'[: count > 1]} by the method `{report.method}`"
         + (f" with {_options(report.options)}." if report.options else "."),
         "", "## Merge", "", "| model | weight | licence | SHA-256 |", "|---|---|---|---|",
     ]  # fmt: skip
@@ -308,8 +309,8 @@ def _write_card(
         lines.append(_row(story["base"], "base", None))
     lines += [
         "",
-        f"{report.parameters:,} numbers were merged. Tokenizer and configuration are those of the "
-        "first model. "
+        f"{report.parameters:,} numbers were merged. Tokenizer and configuration are those of "
+        f"`{first.root.name}`. "
         + ("Checksums of all files are" if weights else "The same is")
         + " in `merge.json`.",
         "", "```python", "import embedworks as ew", "",
