@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import embedworks as ew
 from embedworks.errors import FormatError, InputError, NonFiniteError, NotFoundError
-from embedworks.merging import MERGE_METHODS, merge_models
+from embedworks.merging import MERGE_METHODS
 from embedworks.models import StaticModel, check_golden, model_fingerprint
 
 TEXTS = ["open a tar archive", "median of numbers", "wrap long lines", ""]
@@ -59,7 +59,7 @@ def refuse(kind, models, out, method="linear", **options) -> str:
 
 
 def test_the_name_at_the_top():
-    assert ew.merge is merge_models
+    assert ew.merge is ew.merging.merge
 
 
 @pytest.mark.parametrize("method", ["linear", "ties"])

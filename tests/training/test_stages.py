@@ -313,12 +313,12 @@ def test_packing_and_caching_do_not_change_what_is_learned(folder, transformer_f
             np.testing.assert_allclose(other[name], tensor, atol=1e-5)
 
 
-def test_the_default_pack_on_a_cpu(transformer_folder, static_folder, tmp_path):
+def test_the_default_pack_on_a_cpu(transformer_folder, static_folder):
     from embedworks.models import load_trainable
     from embedworks.training._plan_losses import default_mini_batch_tokens
 
-    assert default_mini_batch_tokens(load_trainable(str(transformer_folder), tmp_path)) == 2048
-    assert default_mini_batch_tokens(load_trainable(str(static_folder), tmp_path)) is None
+    assert default_mini_batch_tokens(load_trainable(transformer_folder)) == 2048
+    assert default_mini_batch_tokens(load_trainable(static_folder)) is None
 
 
 def test_clusters_make_batches(folder, transformer_folder, tmp_path):

@@ -69,4 +69,4 @@ def _same(parameter: Any, entry: Entry) -> bool:
     if tuple(parameter.shape) != entry.shape:
         return False
     held = parameter.detach().float().cpu().numpy()
-    return bool(np.array_equal(held, entry.read().astype(np.float32)))
+    return bool(np.array_equal(held, entry.read().astype(np.float32), equal_nan=True))

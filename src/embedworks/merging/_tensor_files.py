@@ -85,6 +85,17 @@ class Entry:
             )
         return raw
 
+    def damage(self, owner: Path) -> str | None:
+        """Return what to say of NaN and infinity in this tensor of ``owner``, or None."""
+        tensor = self.read()
+        bad = tensor.size - int(np.isfinite(tensor).sum())
+        if not bad:
+            return None
+        return (
+            f"The tensor {self.name!r} of {owner} has NaN or infinity in {bad:,} of "
+            f"{self.values:,} places. This model is damaged: leave it out."
+        )
+
     def equals(self, other: Entry) -> bool:
         """Say whether two tensors have the same type, shape and bytes."""
         if (self.dtype, self.shape) != (other.dtype, other.shape):

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from embedworks import __version__
-from embedworks._core.files import atomic_directory, write_text
+from embedworks._core.files import atomic_directory
 from embedworks.errors import DataWarning, InputError, MissingExtraError
 from embedworks.merging._model_folders import ModelFolder, check_folders
 from embedworks.merging._planning import MergeCall, Plan, Weights, make_plan
@@ -166,10 +166,8 @@ class OpenedModels:
         *,
         workers: int | None = None,
         show_progress: bool | None = None,
-        data: Mapping[str, Any] | None = None,
-        method: str = "",
+        told: Mapping[str, Any] | None = None,
         lines: Sequence[str] = (),
-        files: Mapping[str, str] | None = None,
     ) -> MergeReport:
         """Merge every set of weights and write the whole model, with card and golden vectors.
 
@@ -177,16 +175,14 @@ class OpenedModels:
             call_of: What merges the weights with that stem.
             workers: Threads.
             show_progress: Whether there is a bar.
-            data: What was measured on data, for the report.
-            method: The method as the user named it, where another carries it out.
+            told: Fields of the report that say more than the calls do.
             lines: Markdown for the card, after what is said of the merge.
-            files: Further files of the folder, name -> text.
         """
         everything = (*self.roots, *([self.origin.root] if self.origin else []))
         return write_merged(
             self.plans(call_of), self.folders[0], everything, self.out,
-            workers=workers, show_progress=show_progress, data=data, licensed=self.folders,
-            method=method, lines=lines, files=files,
+            workers=workers, show_progress=show_progress, told=told, licensed=self.folders,
+            lines=lines,
         )  # fmt: skip
 
 
@@ -199,10 +195,8 @@ def write_merged(
     workers: int | None,
     show_progress: bool | None,
     licensed: Sequence[ModelFolder | None],
-    data: Mapping[str, Any] | None = None,
-    method: str = "",
+    told: Mapping[str, Any] | None = None,
     lines: Sequence[str] = (),
-    files: Mapping[str, str] | None = None,
 ) -> MergeReport:
     """Carry out plans into a new model folder, which appears in one step.
 
@@ -214,18 +208,14 @@ def write_merged(
         workers: Threads.
         show_progress: Whether there is a bar.
         licensed: For each source, the folder whose card tells its licence, or None.
-        data: What was measured on data, for the report.
-        method: The method as the user named it, where another carries it out.
+        told: Fields of the report that say more than the plans do.
         lines: Markdown for the card, after what is said of the merge.
-        files: Further files of the folder, name -> text.
     """
     with atomic_directory(out) as target:
         written = fill(target, plans, first, workers=workers, show_progress=show_progress)
         written = [replace(done, roots=tuple(everything)) for done in written]
         report = make_report(written, out=out, seconds=0.0, left_out=first.left_out)
-        report = replace(report, data=dict(data or {}), method=method or report.method)
-        for name, text in (files or {}).items():
-            write_text(target / name, text)
+        report = replace(report, **(told or {}))
         _write_card(target, report, first, licensed, lines)
         _write_golden(target)
     return report
@@ -313,11 +303,12 @@ def _write_card(
     }
     if licences[0] is not None and licences.count(licences[0]) == len(licences):
         front["license"] = licences[0]
-    weights = sum(len(item.files) for item in report.inputs) > len(report.inputs)
+    count = len(report.inputs)
+    weights = sum(len(item.files) for item in report.inputs) > count
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
         f"# {name}", "",
-        f"A merge of {len(report.inputs)} models by the method `{report.method}`"
+        f"A merge of {count} model{'s'[: count > 1]} by the method `{report.method}`"
         + (f" with {_options(report.options)}." if report.options else "."),
         "", "## Merge", "", "| model | weight | licence | SHA-256 |", "|---|---|---|---|",
     ]  # fmt: skip
@@ -330,8 +321,8 @@ def _write_card(
         lines.append(_row(story["base"], "base", None))
     lines += [
         "",
-        f"{report.parameters:,} numbers were merged. Tokenizer and configuration are those of the "
-        "first model. "
+        f"{report.parameters:,} numbers were merged. Tokenizer and configuration are those of "
+        f"`{first.root.name}`. "
         + ("Checksums of all files are" if weights else "The same is")
         + " in `merge.json`.",
         *more,

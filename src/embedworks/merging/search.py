@@ -110,6 +110,8 @@ def combined(
     return float(value), (shares / shares.sum() / scale).tolist()
 
 
+#: A coefficient beyond this is no merge any more.
+_FARTHEST = 1e4
 #: How far below the worst a task may be and still count, in shares of its loss.
 _SMOOTH = 0.05
 
@@ -260,10 +262,10 @@ def _descend(search: _Search, position: Any, bar: Any) -> tuple[int, Tensor, int
         objective.backward()
         optimizer.step()
         now = position().detach()
-        if not bool(torch.isfinite(now).all()):
+        if not bool((now.abs() < _FARTHEST).all()):  # NaN neither
             raise NonFiniteError(
-                f"The coefficients are {now.tolist()} at step {step}: lower the learning rate "
-                f"({settings.learning_rate})."
+                f"The coefficients ran away to {float(now.abs().max()):g} at step {step}: lower "
+                f"the learning rate ({settings.learning_rate:g})."
             )
         bar.advance()
         if step % settings.check_every and step != settings.steps:

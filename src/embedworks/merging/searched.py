@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,7 @@ def merge_searched(
     rows: RowSet,
     settings: CoefficientSearch,
     *,
-    method: str,
-    data: dict[str, Any],
+    told: Mapping[str, Any],
     device: str | None = None,
     workers: int | None = None,
     show_progress: bool | None = None,
@@ -40,6 +38,15 @@ def merge_searched(
     The base and the models' task vectors are held in memory for the search; the merge itself is
     streamed, by ``task_arithmetic`` with the coefficients as weights by part. The card gets the
     losses and the coefficients, ``merge.json`` the whole search.
+
+    Args:
+        opened: The models, and the base.
+        rows: Probe rows; their sources are the tasks.
+        settings: How to search.
+        told: Fields of the report, such as the method's name.
+        device: Torch device of the search.
+        workers: Threads of the merge.
+        show_progress: True or False to force bars.
     """
     opened.plans(lambda stem: MergeCall(_CARRIED_OUT))  # what does not fit is told before a search
     found = search_opened(opened, rows, settings, device=device, show_progress=show_progress)
@@ -48,8 +55,11 @@ def merge_searched(
         lambda stem: call,
         workers=workers,
         show_progress=show_progress,
-        data={**data, "settings": settings.to_dict(), "search": found.to_dict()},
-        method=method,
+        told={
+            **told,
+            "options": settings.to_dict(),
+            "data": {**told.get("data", {}), "search": found.to_dict()},
+        },
         lines=_card_lines(found, [root.name for root in opened.roots]),
     )
 
@@ -64,25 +74,23 @@ def search_opened(
 ) -> SearchOutcome:
     """Search the coefficients of opened models."""
     assert opened.origin is not None  # the method needs a base, which was checked
-    with tempfile.TemporaryDirectory() as scratch:
 
-        def parameters(root: Path, place: int) -> dict[str, Any]:
-            own = load_trainable(root, Path(scratch) / str(place), device="cpu")
-            return dict(own.named_parameters())
+    def model_of(root: Path, where: str | None) -> Any:
+        return load_trainable(root, device=where).float()
 
-        origin = load_trainable(opened.origin.root, Path(scratch) / "base", device=device)
-        vectors = TaskVectors(
-            dict(origin.named_parameters()),
-            [parameters(root, place) for place, root in enumerate(opened.roots)],
-            by=settings.by,
-        )
-        probe = Probe.of(origin, rows, settings)
-        grid = None
-        if isinstance(settings, GridOptions):
-            grid = list(simplex_grid(len(vectors), parts=settings.parts, lengths=settings.lengths))
-        return search_coefficients(
-            vectors, origin, probe, settings, grid=grid, show_progress=show_progress
-        )
+    origin = model_of(opened.origin.root, device)
+    vectors = TaskVectors(
+        dict(origin.named_parameters()),
+        [dict(model_of(root, "cpu").named_parameters()) for root in opened.roots],
+        by=settings.by,
+    )
+    grid = None
+    if isinstance(settings, GridOptions):
+        grid = list(simplex_grid(len(vectors), parts=settings.parts, lengths=settings.lengths))
+    probe = Probe.of(origin, rows, settings)
+    return search_coefficients(
+        vectors, origin, probe, settings, grid=grid, show_progress=show_progress
+    )
 
 
 def _card_lines(found: SearchOutcome, names: Sequence[str]) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def greedy_soup(count: int, score: Callable[[Sequence[int]], float]) -> GreedySo
         >>> values = [0.0, 1.0, 5.0]
         >>> found = greedy_soup(3, lambda which: -abs(2.5 - np.mean([values[w] for w in which])))
         >>> found.chosen, found.steps
-        ((1, 2), ((2, -0.5, True), (0, -0.5, False)))
+        ((1, 2), ((0, -2.0, False), (2, -0.5, True)))
     """
     if count < 1:
         raise EmptyInputError("A soup needs at least one model.")

@@ -348,13 +348,8 @@ def _merged(plan: Plan, name: str, piece: tuple[int, int]) -> np.ndarray:
         merged = encode(plan.call(tensors, base, name), entry.dtype)
     except NonFiniteError as error:
         for source in plan.all:
-            tensor = source.entries[name].read()
-            bad = tensor.size - int(np.isfinite(tensor).sum())
-            if bad:
-                raise NonFiniteError(
-                    f"The tensor {name!r} of {source.path} has NaN or infinity in {bad:,} of "
-                    f"{entry.values:,} places. This model is damaged: leave it out."
-                ) from error
+            if damage := source.entries[name].damage(source.path):
+                raise NonFiniteError(damage) from error
         raise
     if merged.dtype != tensors[0].dtype and _overflowed(merged):
         raise NonFiniteError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,25 @@ from embedworks.models.static import StaticModel
 __all__ = ["load_trainable"]
 
 
-def load_trainable(name: str | Path, scratch: str | Path, *, device: str | None = None) -> Any:
-    """Return a fresh sentence-transformers model; a static one is written out and read by it.
+def load_trainable(
+    name: str | Path, *, device: str | None = None, check_golden: bool = True
+) -> Any:
+    """Return a fresh sentence-transformers model; static ones are converted to one in float32.
 
     Args:
         name: Name or folder of a model.
-        scratch: Folder for the form that sentence-transformers reads.
         device: Torch device; by default the best there is, and the CPU for static models.
+        check_golden: Whether the folder's golden vectors, if it has any, must be reproduced.
 
     Raises:
         MissingExtraError: When sentence-transformers is not installed.
     """
     library = require_extra("sentence_transformers", extra="train", purpose="train a model")
-    model = load(name, device=device)
+    model: Any = load(name, device=device, check_golden=check_golden)
     if not isinstance(model, StaticModel):
         return model
-    folder = Path(scratch) / "static"
-    if not folder.is_dir():
-        model.save_pretrained(folder, dtype="float32")
-    return library.SentenceTransformer(str(folder), device=device or "cpu", local_files_only=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = model.save_pretrained(Path(scratch) / "static", dtype="float32")
+        return library.SentenceTransformer(
+            str(folder), device=device or "cpu", local_files_only=True
+        )

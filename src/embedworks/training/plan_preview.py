@@ -255,16 +255,14 @@ def _planned(
 
 def _time_steps(plan: PlanSettings, stage: StageSettings, rows: RowSet) -> tuple[float, float]:
     """Return mean seconds and tokens of a step, timed after one that warms up."""
-    import tempfile
-
     from embedworks.losses import ContrastiveLoss
     from embedworks.models import load_trainable
     from embedworks.training._plan_trainer import make_parts, shortened
 
     stage = _without_lookups(stage)
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DataWarning)
-        model = load_trainable(plan.model.base, Path(scratch))
+        model = load_trainable(plan.model.base)
         parts = make_parts(model, rows, stage, settings=plan.model, seed=plan.seed)
     model.train()
     for objective in parts.loss.modules():

@@ -252,11 +252,7 @@ class _Job:
         """Load the model a stage starts from, fresh, as a sentence-transformers model."""
         from embedworks.models import load_trainable
 
-        stage = self.plan.stages[place]
-        if self.processes.is_main:
-            load_trainable(self._start_folder(place), self.folder.work / stage.name)
-        self.processes.wait()
-        return load_trainable(self._start_folder(place), self.folder.work / stage.name)
+        return load_trainable(self._start_folder(place))
 
     # -- steps ----------------------------------------------------------------------------
 
