@@ -96,3 +96,27 @@ def test_what_is_not_taken_over_is_told(call, models, tmp_path):
     (models[0] / "onnx" / "model.onnx").write_text("x")
     _, out, _ = call("merge", *models[:2], "--out", tmp_path / "out")
     assert "Not taken over from the first model: onnx/" in out
+
+
+def test_a_searched_merge_and_its_weights_again(call, models, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    one, two, base = models
+    probe = tmp_path / "probe.jsonl"
+    rows = [{"anchor": f"open {n}", "positive": f"read {n}", "source": "qa"} for n in range(12)]
+    probe.write_text("\n".join(map(json.dumps, rows)))
+    common = ("merge", one, two, "--base", base)
+    code, out, err = call(
+        *common, "--search", probe, "-o", tmp_path / "out", "--set", "steps=2",
+        "--set", "batch_size=4",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "2 models merged by searched" in out
+    assert "even merge" in out
+    again = (*common, "-m", "task_arithmetic", "--weights", tmp_path / "out" / "merge.json")
+    assert call(*again, "-o", tmp_path / "again")[0] == 0
+    tables = [ew.load(tmp_path / name).table for name in ("out", "again")]
+    np.testing.assert_array_equal(*tables)
+    (tmp_path / "bad.json").write_text('{"layer 0": 3}')
+    code, _, err = call(*common, "--weights", tmp_path / "bad.json", "-o", tmp_path / "x")
+    assert code == 2
+    assert "lists of numbers by part" in err

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from embedworks import __version__
-from embedworks._core.files import atomic_directory
+from embedworks._core.files import atomic_directory, write_text
 from embedworks.errors import DataWarning, InputError, MissingExtraError
 from embedworks.merging._model_folders import ModelFolder, check_folders
 from embedworks.merging._planning import MergeCall, Plan, Weights, make_plan
@@ -168,6 +168,7 @@ class OpenedModels:
         show_progress: bool | None = None,
         told: Mapping[str, Any] | None = None,
         lines: Sequence[str] = (),
+        files: Mapping[str, str] | None = None,
     ) -> MergeReport:
         """Merge every set of weights and write the whole model, with card and golden vectors.
 
@@ -177,12 +178,13 @@ class OpenedModels:
             show_progress: Whether there is a bar.
             told: Fields of the report that say more than the calls do.
             lines: Markdown for the card, after what is said of the merge.
+            files: Further files of the folder, name -> text.
         """
         everything = (*self.roots, *([self.origin.root] if self.origin else []))
         return write_merged(
             self.plans(call_of), self.folders[0], everything, self.out,
             workers=workers, show_progress=show_progress, told=told, licensed=self.folders,
-            lines=lines,
+            lines=lines, files=files,
         )  # fmt: skip
 
 
@@ -197,6 +199,7 @@ def write_merged(
     licensed: Sequence[ModelFolder | None],
     told: Mapping[str, Any] | None = None,
     lines: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> MergeReport:
     """Carry out plans into a new model folder, which appears in one step.
 
@@ -210,12 +213,15 @@ def write_merged(
         licensed: For each source, the folder whose card tells its licence, or None.
         told: Fields of the report that say more than the plans do.
         lines: Markdown for the card, after what is said of the merge.
+        files: Further files of the folder, name -> text.
     """
     with atomic_directory(out) as target:
         written = fill(target, plans, first, workers=workers, show_progress=show_progress)
         written = [replace(done, roots=tuple(everything)) for done in written]
         report = make_report(written, out=out, seconds=0.0, left_out=first.left_out)
         report = replace(report, **(told or {}))
+        for name, text in (files or {}).items():
+            write_text(target / name, text)
         _write_card(target, report, first, licensed, lines)
         _write_golden(target)
     return report

@@ -124,13 +124,21 @@ class Probe:
 
     def held_out_losses(self) -> dict[str, float]:
         """Return each task's mean loss over what is held out (over all rows where nothing is)."""
-        with torch.no_grad():
-            return {task: self._mean(task, self._held_out[task]) for task in self.tasks}
+        return self._means(self._held_out)
 
     def used_losses(self) -> dict[str, float]:
         """Return each task's mean loss over what is not held out."""
-        with torch.no_grad():
-            return {task: self._mean(task, self._used[task]) for task in self.tasks}
+        return self._means(self._used)
+
+    def _means(self, places: Mapping[str, Sequence[int]]) -> dict[str, float]:
+        """Return each task's mean loss, without dropout."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return {task: self._mean(task, places[task]) for task in self.tasks}
+        finally:
+            self.model.train(was_training)
 
     def _mean(self, task: str, places: Sequence[int]) -> float:
         total = 0.0

@@ -49,6 +49,8 @@ class CoefficientSearch(Settings):
         patience: Looks without a gain after which it stops.
         temperature: What cosines are divided by.
         max_tokens: Longest probe text; None for the model's limit.
+        surface: Also measure the loss over a plane of the first two models' coefficients, and
+            draw it into ``landscape.svg``: this many points per axis, 0 for none.
         seed: Seed of the split and the order of rows.
     """
 
@@ -67,6 +69,7 @@ class CoefficientSearch(Settings):
     patience: Count = 3
     temperature: Positive = 0.05
     max_tokens: Count | None = None
+    surface: Annotated[int, Field(ge=0, le=101)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedworks.merging._planning import MergeCall
+from embedworks.merging.landscape import Landscape, draw_landscape, loss_landscape
 from embedworks.merging.probe import Probe
 from embedworks.merging.search import SearchOutcome, search_coefficients, simplex_grid
 from embedworks.merging.search_settings import CoefficientSearch, GridOptions
@@ -49,7 +50,14 @@ def merge_searched(
         show_progress: True or False to force bars.
     """
     opened.plans(lambda stem: MergeCall(_CARRIED_OUT))  # what does not fit is told before a search
-    found = search_opened(opened, rows, settings, device=device, show_progress=show_progress)
+    found, surface = search_opened(
+        opened, rows, settings, device=device, show_progress=show_progress
+    )
+    names = [root.name for root in opened.roots]
+    files = {} if surface is None else {"landscape.svg": draw_landscape(surface, names)}
+    data: dict[str, Any] = {**told.get("data", {}), "search": found.to_dict()}
+    if surface is not None:
+        data["landscape"] = surface.to_dict()
     call = MergeCall.of(_CARRIED_OUT, found.weights, None)
     return opened.write(
         lambda stem: call,
@@ -58,9 +66,10 @@ def merge_searched(
         told={
             **told,
             "options": settings.to_dict(),
-            "data": {**told.get("data", {}), "search": found.to_dict()},
+            "data": data,
         },
-        lines=_card_lines(found, [root.name for root in opened.roots]),
+        lines=_card_lines(found, names),
+        files=files,
     )
 
 
@@ -71,8 +80,8 @@ def search_opened(
     *,
     device: str | None = None,
     show_progress: bool | None = None,
-) -> SearchOutcome:
-    """Search the coefficients of opened models."""
+) -> tuple[SearchOutcome, Landscape | None]:
+    """Search the coefficients of opened models; measure the surface where that is wanted."""
     assert opened.origin is not None  # the method needs a base, which was checked
 
     def model_of(root: Path, where: str | None) -> Any:
@@ -88,9 +97,20 @@ def search_opened(
     if isinstance(settings, GridOptions):
         grid = list(simplex_grid(len(vectors), parts=settings.parts, lengths=settings.lengths))
     probe = Probe.of(origin, rows, settings)
-    return search_coefficients(
+    found = search_coefficients(
         vectors, origin, probe, settings, grid=grid, show_progress=show_progress
     )
+    if not settings.surface or len(vectors) < 2:
+        return found, None
+    surface = loss_landscape(
+        vectors,
+        origin,
+        probe,
+        found=found.coefficients,
+        steps=settings.surface,
+        show_progress=show_progress,
+    )
+    return found, surface
 
 
 def _card_lines(found: SearchOutcome, names: Sequence[str]) -> tuple[str, ...]:
