@@ -56,7 +56,7 @@ def two_stages(base: str) -> dict[str, Any]:
                 "steps": 6,
                 "save_every": 2,
                 "learning_rate": 1e-3,
-                "start_weight": 0.25,
+                "merge": {"weights": [0.25, 0.75]},
             },
         ],
         "evaluation": {"documents": "docs", "max_queries": 20, "max_corpus": 60},

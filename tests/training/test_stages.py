@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from embedworks.data import Row, RowSet
 from embedworks.errors import (
+    EmbedworksError,
     EmptyInputError,
     FormatError,
     InputError,
@@ -234,17 +235,78 @@ def test_frozen_parts_stay(folder, transformer_folder, tmp_path):
     assert not [name for name in changed if "embeddings" in name or "layer.0." in name]
 
 
-def test_start_weight_mixes_with_the_start(folder, transformer_folder, tmp_path):
+def test_a_stage_hands_on_a_merge_with_its_start(folder, transformer_folder, tmp_path):
     before = load_file(transformer_folder / "model.safetensors")
     plain, mixed = (
-        weights(
-            train(one_stage(transformer_folder, start_weight=w), tmp_path / f"{w}", folder).path
-        )
-        for w in (0.0, 0.25)
+        weights(train(one_stage(transformer_folder, merge=m), tmp_path / f"{n}", folder).path)
+        for n, m in enumerate([None, {"weights": [0.25, 0.75]}])
     )
     for name in before:
         expected = 0.25 * before[name] + 0.75 * plain[name]
         np.testing.assert_allclose(mixed[name], expected, atol=1e-6)
+
+
+def test_stages_from_one_base_are_merged_by_a_search(folder, transformer_folder, tmp_path):
+    rows = {"name": "rows", "rows": "rows.parquet"}
+    data = {"one": [{**rows, "skip": 24}], "two": [{**rows, "skip": 24, "limit": 30}]}
+    alone = {
+        name: train(one_stage(transformer_folder, name=name, data=own), tmp_path / name, folder)
+        for name, own in data.items()
+    }
+    plan = one_stage(transformer_folder).to_dict()
+    (stage,) = plan["stages"]
+    stages = [{**stage, "name": name, "start": "base", "data": own} for name, own in data.items()]
+    merge = {
+        "models": ["one", "two"], "base": "base", "method": "self_positioning",
+        "options": {"steps": 2, "batch_size": 4},
+    }  # fmt: skip
+    probe = {"name": "both", "data": [{**rows, "limit": 24}], "steps": 0, "merge": merge}
+    plan = PlanSettings.from_dict({**plan, "stages": [*stages, probe]})
+    assert PlanSettings.from_dict(plan.to_dict()) == plan
+    assert preview_plan(plan, data_root=folder, measure=False).stages[2].steps == 0
+    result = train(plan, tmp_path / "out", folder)
+    parts = result.metrics["stages"]["both"]["merge"]["parts"]["*"]
+    base = load_file(transformer_folder / "model.safetensors")
+    tuned = [weights(alone[name].path) for name in ("one", "two")]
+    for name, value in weights(result.path).items():
+        moved = sum(c * (own[name] - base[name]) for c, own in zip(parts, tuned))
+        np.testing.assert_allclose(value, base[name] + moved, atol=1e-5, err_msg=name)
+    assert [line["model"] for line in result.table()] == ["base", "one", "two", "both"]
+
+
+def test_skipped_rows_are_another_stages(folder):
+    from embedworks.training.sources import SourceSettings, read_source
+
+    sets = [
+        read_source(SourceSettings(name="rows", rows="rows.parquet", **given), data_root=folder)
+        for given in ({}, {"limit": 24}, {"skip": 24}, {"skip": 24, "limit": 5})
+    ]
+    texts = [[(row.anchor, row.positive) for row in rows] for rows in sets]
+    assert sorted(texts[1] + texts[2]) == sorted(texts[0])
+    assert set(texts[3]) < set(texts[2])
+    assert len(texts[3]) == 5
+    with pytest.raises(EmptyInputError, match="900 are to be skipped"):
+        read_source(SourceSettings(name="rows", rows="rows.parquet", skip=900), data_root=folder)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"steps": 0}, "steps: 0 goes with a merge"),
+        ({"steps": 0, "merge": {"weights": [1, 2]}}, "no model 'stage' to merge"),
+        ({"merge": {"method": "tis"}}, "no merge method 'tis'. Did you mean 'ties'"),
+        ({"merge": {"method": "ties"}}, "ties works on what each model changed"),
+        ({"merge": {"method": "searched"}}, "searched needs a base"),
+        ({"merge": {"weights": [1, 2, 3]}}, "one weight per tensor"),
+        ({"merge": {"models": ["stage", "secnd"]}}, "no model 'secnd'"),
+        ({"merge": {"options": {"nomalize": True}}}, "Did you mean 'normalize'"),
+        ({"start": "other"}, "start 'other' is no earlier stage"),
+        ({"data": []}, "data is empty"),
+    ],
+)
+def test_unusable_merges_of_stages(transformer_folder, stage, message):
+    with pytest.raises(EmbedworksError, match=message):
+        one_stage(transformer_folder, **stage)
 
 
 def test_adapters_are_merged_into_an_ordinary_model(folder, transformer_folder, tmp_path):

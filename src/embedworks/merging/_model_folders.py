@@ -28,11 +28,12 @@ _TRAINING_FILES = {
     "all_results.json", "complete.json", "data_config.json", "eval_results.json",
     "objective.safetensors", "trainer_state.json",
 }  # fmt: skip
-#: Keys that say how a model was made or trained, not what it computes.
+#: Keys that say how a model was made or trained, not what it computes. Trainers copy the ids of
+#: special tokens from the tokenizer, which is compared by itself.
 _IDLE_KEYS = {
-    "__version__", "_attn_implementation", "_name_or_path", "architectures", "dtype",
-    "gradient_checkpointing", "initializer_range", "metadata", "name", "torch_dtype",
-    "transformers_version", "use_cache",
+    "__version__", "_attn_implementation", "_name_or_path", "architectures", "bos_token_id",
+    "dtype", "eos_token_id", "gradient_checkpointing", "initializer_range", "metadata", "name",
+    "pad_token_id", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
 _TOKENIZER_KEYS = {
     "bos_token", "cls_token", "do_lower_case", "eos_token", "mask_token", "model_max_length",
@@ -247,6 +248,9 @@ def _settings(model: ModelFolder, name: str) -> dict[str, Any]:
         return {"content": stored}
     if Path(name).name == "tokenizer_config.json":
         stored = {key: value for key, value in stored.items() if key in _TOKENIZER_KEYS}
+        for side in ("padding_side", "truncation_side"):
+            if stored.get(side) == "right":
+                del stored[side]  # the default, which some versions write out
     if isinstance(stored.get("prompts"), dict):
         stored = {**stored, "prompts": {k: v for k, v in stored["prompts"].items() if v} or None}
     return {

@@ -39,6 +39,7 @@ __getattr__, __dir__, __all__ = _attach(
         "SourcePreview": "plan_preview",
         "SourceSettings": "sources",
         "SplitSettings": "settings",
+        "StageMerge": "plan",
         "StageNegatives": "plan",
         "StagePreview": "plan_preview",
         "StageSettings": "plan",

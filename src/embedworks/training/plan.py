@@ -7,7 +7,7 @@ make it smaller. Knows no tensors and reads no data.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -28,6 +28,7 @@ from embedworks.data.templates import (
 )
 from embedworks.errors import SettingsError
 from embedworks.losses import OBJECTIVES, ObjectiveSettings
+from embedworks.merging import DATA_MERGE_METHODS, MERGE_METHODS
 from embedworks.negatives import MinerSettings
 from embedworks.training._plan_values import overlay, unknown_keys
 from embedworks.training.sources import DecontaminationSettings, SourceSettings
@@ -41,6 +42,7 @@ __all__ = [
     "PlanEvaluation",
     "PlanSettings",
     "PromptSettings",
+    "StageMerge",
     "StageNegatives",
     "StageSettings",
 ]
@@ -215,11 +217,44 @@ class MatryoshkaSettings(Settings):
         return self
 
 
+class StageMerge(Settings):
+    """What a stage hands on in place of the model it trained: a merge of it with others.
+
+    Models are ``stage`` (what was trained), ``start`` (what training started from), ``base`` (the
+    plan's model), or the name of an earlier stage.
+    """
+
+    models: tuple[str, ...] = ("start", "stage")
+    method: str = "linear"
+    """Name in `MERGE_METHODS` or `DATA_MERGE_METHODS`; the latter look at the stage's rows."""
+    weights: tuple[float, ...] | None = None
+    """One per model; None for the method's own."""
+    base: str | None = None
+    """What the models were trained from, for methods that look at the change."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The method's options."""
+
+    @pydantic.model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.method in MERGE_METHODS:
+            MERGE_METHODS[self.method].check(
+                len(self.models), self.weights, has_base=self.base is not None, **self.options
+            )
+        elif self.method in DATA_MERGE_METHODS:
+            DATA_MERGE_METHODS[self.method].settings.from_dict(self.options)
+            if DATA_MERGE_METHODS[self.method].needs_base and self.base is None:
+                raise ValueError(f"the merge method {self.method} needs a base")
+        else:
+            known = [*MERGE_METHODS, *DATA_MERGE_METHODS]
+            raise ValueError(f"no merge method {self.method!r}. {did_you_mean(self.method, known)}")
+        return self
+
+
 class StageSettings(Settings):
     """One stage: what is learned from, by which objective, for how long."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
-    data: tuple[SourceSettings, ...]
+    data: tuple[SourceSettings, ...] = ()
     decontaminate: DecontaminationSettings | None = None
     """Drop rows too close to test texts; the plan's own held-out questions always count."""
     objective: Objective = ObjectiveSettings()
@@ -234,7 +269,8 @@ class StageSettings(Settings):
     batches: BatchSettings = BatchSettings()
     clusters: Count | None = None
     """Number of clusters of anchors, for the batch strategy ``clustered``."""
-    steps: Count | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None
+    """0 trains nothing: the stage merges earlier ones, and its rows are the probe."""
     epochs: Positive | None = None
     learning_rate: Positive = 2e-5
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -258,8 +294,11 @@ class StageSettings(Settings):
     reset_optimizer: bool = True
     """Start with a fresh optimiser; False goes on with the state of the stage before."""
     matryoshka: MatryoshkaSettings | None = None
-    start_weight: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the model that the stage started from in what it hands on."""
+    start: str | None = None
+    """What training starts from: ``base``, or the name of an earlier stage; None for the stage
+    before."""
+    merge: StageMerge | None = None
+    """Hand on a merge with other models, such as the start."""
     save_every: Count | None = None
     """Steps between checkpoints; None writes about five."""
 
@@ -290,8 +329,14 @@ def _stage_problems(stage: StageSettings) -> list[str]:
     """Return what does not fit together in a stage."""
     found = []
     names = stage.source_names
-    if not names:
+    merges = stage.merge is not None and stage.merge.method in DATA_MERGE_METHODS
+    if not names and (stage.steps != 0 or merges):
         found.append("data is empty: name at least one source")
+    if stage.steps == 0:
+        if stage.merge is None:
+            found.append("steps: 0 goes with a merge, and this stage has none")
+        elif "stage" in stage.merge.models:
+            found.append("steps: 0 trains nothing, so that there is no model 'stage' to merge")
     if len(set(names)) != len(names):
         found.append(f"source names must differ, got {list(names)}")
     if (stage.steps is None) == (stage.epochs is None):
@@ -333,6 +378,21 @@ def _stage_problems(stage: StageSettings) -> list[str]:
         if stage.negatives.mixer and "own_negatives" not in objective.candidates:
             found.append("a mixer mixes hard negatives: add 'own_negatives' to candidates")
     return found
+
+
+def _unknown_models(stage: StageSettings, earlier: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the names of models in a stage."""
+    if stage.start is not None:
+        known = ["base", *earlier]
+        if stage.start not in known:
+            yield f"start {stage.start!r} is no earlier stage. {did_you_mean(stage.start, known)}"
+        if not stage.reset_optimizer:
+            yield "an optimiser goes on from the stage before: leave start out"
+    if stage.merge is not None:
+        known = ["base", "start", "stage", *earlier]
+        for name in (*stage.merge.models, *filter(None, [stage.merge.base])):
+            if name not in known:
+                yield f"merge: no model {name!r}. {did_you_mean(name, known)}"
 
 
 class PlanEvaluation(Settings):
@@ -412,6 +472,9 @@ class PlanSettings(Settings):
             raise ValueError(f"stage names must differ, got {names}")
         if not self.stages[0].reset_optimizer:
             raise ValueError("the first stage has no optimiser state to go on with")
+        for place, stage in enumerate(self.stages):
+            if problems := list(_unknown_models(stage, names[:place])):
+                raise ValueError(f"stage {stage.name!r}: {'; '.join(problems)}")
         sources = {name for stage in self.stages for name in stage.source_names}
         for name in (*self.model.prompts, *filter(None, [self.evaluation.source])):
             if name != "*" and name not in sources:

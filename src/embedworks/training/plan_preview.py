@@ -158,7 +158,7 @@ def preview_plan(
         found, rows = _read_stage(plan, stage, data_root)
         missing += [source.missing for source in found if source.missing]
         preview = StagePreview(stage.name, tuple(found), stage.batches.batch_size, stage.steps)
-        if rows is not None:
+        if rows is not None and stage.steps != 0:
             preview, speed = _planned(plan, place, preview, rows, measure, missing, speed)
         stages.append(preview)
     evaluation = _evaluation_seconds(plan, data_root, speed, missing)

@@ -72,6 +72,9 @@ class SourceSettings(Settings):
     chunk_tokens: Annotated[int, Field(ge=16)] = 96
     limit: Count | None = None
     """Most rows; a seeded sample is taken."""
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Rows left out from the beginning of the sample's order. Two stages that read one source under
+    one name, the one with ``limit: 100`` and the other with ``skip: 100``, share no row."""
 
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -133,9 +136,13 @@ def read_source(
     if not len(rows):
         raise EmptyInputError(f"source {source.name!r} has no rows: every one was filtered out.")
     rows = rows.with_source(source.name)
-    if source.limit is not None and len(rows) > source.limit:
-        order = generator(seed, "source", source.name).permutation(len(rows))[: source.limit]
-        rows = RowSet(rows[int(i)] for i in sorted(order))
+    if source.skip >= len(rows):
+        raise EmptyInputError(
+            f"source {source.name!r} has {len(rows)} rows, and {source.skip} are to be skipped."
+        )
+    if source.skip or (source.limit is not None and len(rows) > source.limit):
+        order = generator(seed, "source", source.name).permutation(len(rows))[source.skip :]
+        rows = RowSet(rows[int(i)] for i in sorted(order[: source.limit]))
     return rows
 
 

@@ -208,8 +208,12 @@ class _Job:
         self._step("base", self._measure_base)
         for place, stage in enumerate(self.plan.stages):
             if not self.folder.is_done(f"{stage.name}/model"):
-                self._step(f"{stage.name}/rows", lambda: self._prepare(place, stage))  # noqa: B023
-                self._train(place, stage)
+                if stage.data:
+                    self._step(f"{stage.name}/rows", lambda: self._prepare(place, stage))  # noqa: B023
+                if stage.steps == 0:
+                    self._step(f"{stage.name}/model", lambda: self._merge(place, stage))  # noqa: B023
+                else:
+                    self._train(place, stage)
             self._step(f"{stage.name}/metrics", lambda: self._measure(stage))  # noqa: B023
         self._step("model", self._finish_model)
         if self.processes.is_main:
@@ -244,9 +248,20 @@ class _Job:
 
     def _start_folder(self, place: int) -> str:
         """Return the name of the model that a stage starts from."""
-        if place == 0:
+        start = self.plan.stages[place].start
+        if start == "base" or (place == 0 and start is None):
             return self.plan.model.base
-        return str(self.folder.work / self.plan.stages[place - 1].name / "model")
+        return str(self.folder.work / (start or self.plan.stages[place - 1].name) / "model")
+
+    def _named(self, place: int, name: str) -> str:
+        """Return the folder or name of a model that a stage's merge names."""
+        if name == "base":
+            return self.plan.model.base
+        if name == "start":
+            return self._start_folder(place)
+        if name == "stage":
+            return str(self.folder.work / self.plan.stages[place].name / "trained")
+        return str(self.folder.work / name / "model")
 
     def _trainable(self, place: int) -> Any:
         """Load the model a stage starts from, fresh, as a sentence-transformers model."""
@@ -284,23 +299,21 @@ class _Job:
             held_out=self.task.texts,
             cache=folder / "mined",
         )
-        check_rows(stage, rows)
+        if stage.steps != 0:
+            check_rows(stage, rows)
         rows.save(folder / "rows.parquet")
         return {"sources": report, "fingerprint": rows.fingerprint()}
 
     def _train(self, place: int, stage: StageSettings) -> None:
         """Train a stage on all processes and save its model."""
         from embedworks.models import save
+        from embedworks.training._plan_merge import merge_adapters
         from embedworks.training._plan_trainer import make_parts, train_stage
-        from embedworks.training._plan_weights import interpolate, merge_adapters
 
         begin = time.perf_counter()
         folder = self.folder.work / stage.name
         rows = RowSet.load(folder / "rows.parquet")
         model = self._trainable(place)
-        start = {}
-        if stage.start_weight > 0:
-            start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         parts = make_parts(
             model,
             rows,
@@ -329,14 +342,32 @@ class _Job:
         )
         if self.processes.is_main:
             merge_adapters(model)
-            if stage.start_weight > 0:
-                interpolate(model, start, stage.start_weight)
-            save(model, folder / "model")
+            save(model, folder / ("model" if stage.merge is None else "trained"))
+            if stage.merge is not None:
+                done["merge"] = self._merge(place, stage)["merge"]
             self._keep_optimizer(place, folder)
             done["seconds"] = round(time.perf_counter() - begin, 3)
             self.folder.finish_step(f"{stage.name}/model", done)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         self._share()
+
+    def _merge(self, place: int, stage: StageSettings) -> dict[str, Any]:
+        """Merge what a stage trained with other models, into its model."""
+        from embedworks.training._plan_merge import merge_stage_models
+
+        assert stage.merge is not None
+        folder = self.folder.work / stage.name
+        folder.mkdir(parents=True, exist_ok=True)
+        report = merge_stage_models(
+            stage.merge,
+            lambda name: self._named(place, name),
+            RowSet.load(folder / "rows.parquet") if stage.data else RowSet([]),
+            folder / "model",
+            show_progress=self.show_progress,
+        )
+        shutil.rmtree(folder / "trained", ignore_errors=True)
+        told = report.to_dict()
+        return {"merge": {key: told[key] for key in ("method", "options", "parts", "data")}}
 
     def _keep_optimizer(self, place: int, folder: Path) -> None:
         """Keep the optimiser's state where the next stage goes on with it."""
