@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from embedworks.errors import (
 from embedworks.merging import MERGE_METHODS, combine_adapters, merge_adapters, merge_files
 from embedworks.merging._lora import AdapterFolder
 from embedworks.merging._model_folders import ModelFolder
+from embedworks.merging._planning import MergeCall
+from embedworks.merging.adapters import adapter_plans
+from embedworks.merging.models import fill
 from embedworks.models import check_golden
 
 torch = pytest.importorskip("torch")
@@ -235,6 +239,39 @@ def test_layers_that_are_stored_the_other_way_round(tmp_path, adapter):
         for start, count in ((0, 3), (5, 11), (len(flat) - 3, 3)):
             part = entry.read(4 * start, 4 * count).reshape(-1)
             np.testing.assert_allclose(part, flat[start : start + count], atol=1e-7)
+
+
+@pytest.mark.parametrize(("method", "limit"), [("task_arithmetic", 1.5), ("ties", 2.5)])
+def test_memory_is_about_the_largest_tensor_of_each_adapter(tmp_path, method, limit):
+    """6 matrices of 4 MB and two adapters for all of them; the base is never whole in memory."""
+    names = [f"layer.{n}.dense" for n in range(6)]
+    (tmp_path / "base").mkdir()
+    base = {f"{name}.weight": np.ones((1024, 1024), np.float32) for name in names}
+    save_file(base, tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+        pairs = {}
+        for layer in names:
+            for part, shape in (("A", (8, 1024)), ("B", (1024, 8))):
+                values = rng.normal(size=shape).astype(np.float32)
+                pairs[f"base_model.model.{layer}.lora_{part}.weight"] = values
+        save_file(pairs, tmp_path / name / "adapter_model.safetensors")
+    del base, pairs
+    folder = ModelFolder.open(tmp_path / "base")
+    adapters = [AdapterFolder.open(tmp_path / name) for name in ("one", "two")]
+    call = MergeCall(method, None, {"density": 0.5} if method == "ties" else {})
+    (tmp_path / "out").mkdir()
+    tracemalloc.start()
+    try:
+        fill(tmp_path / "out", adapter_plans(folder, adapters, call), folder, workers=2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < limit * 3 * 4 * 2**20
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -290,6 +290,35 @@ def test_what_is_missing_or_of_no_use_is_told_before_anything_is_read(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def arguments(name):
+    return {"rows": ROWS, **({"loss": contrastive} if DATA_MERGE_METHODS[name].needs_loss else {})}
+
+
+@pytest.mark.parametrize("name", DATA_MERGE_METHODS.names())
+def test_every_method_keeps_its_promises(tmp_path, transformers, name):
+    """A model merged with itself is itself; order, types and repetition do not matter."""
+    given = arguments(name)
+    one, two = transformers
+    merge_with_data([one, one], tmp_path / "self", name, **given)
+    before, same = weights_of(one), weights_of(tmp_path / "self")
+    for key, value in before.items():
+        np.testing.assert_allclose(same[key], value, atol=1e-5, err_msg=key)
+    report = merge_with_data([one, two], tmp_path / "out", name, **given, workers=1)
+    again = merge_with_data([one, two], tmp_path / "again", name, **given, workers=3)
+    assert report.files == again.files
+    merge_with_data([two, one], tmp_path / "turned", name, **given)
+    merged, turned = weights_of(tmp_path / "out"), weights_of(tmp_path / "turned")
+    for key, value in merged.items():
+        np.testing.assert_allclose(turned[key], value, atol=1e-5, err_msg=key)
+    for folder in transformers:
+        half = {key: value.astype(np.float16) for key, value in weights_of(folder).items()}
+        save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    merge_with_data([one, two], tmp_path / "half", name, **given)
+    for key, value in weights_of(tmp_path / "half").items():
+        assert value.dtype == np.float16
+        np.testing.assert_allclose(value.astype(np.float32), merged[key], atol=0.02, err_msg=key)
+
+
 def test_damage_and_unknown_names(tmp_path, transformers):
     with pytest.raises(UnknownNameError, match="Did you mean 'fisher'"):
         merge_with_data(transformers, tmp_path / "x", "fischer", rows=ROWS)

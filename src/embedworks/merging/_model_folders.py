@@ -288,7 +288,8 @@ def _tokenizer_problems(name: str, first: ModelFolder, other: ModelFolder) -> li
         moved = sorted(str(t) for t in one.keys() | two.keys() if one.get(t) != two.get(t))
         problems.append(
             f"the tokenizers differ: {name} has {len(one):,} and {len(two):,} tokens, "
-            f"{len(moved):,} of them elsewhere, such as {', '.join(map(repr, moved[:3]))}"
+            f"{len(moved):,} of them elsewhere, such as {', '.join(map(repr, moved[:3]))} "
+            "(tokenizer='union' merges by the tokens' texts)"
         )
         return problems
     # Cutting and padding are part of a static model; others set them anew when they are loaded.

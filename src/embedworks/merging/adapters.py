@@ -26,7 +26,7 @@ from embedworks.merging._lora import (
     changed_names,
 )
 from embedworks.merging._model_folders import ModelFolder
-from embedworks.merging._planning import MergeCall, make_plan
+from embedworks.merging._planning import MergeCall, Plan, make_plan
 from embedworks.merging._tensor_files import ADAPTER
 from embedworks.merging.functional import task_arithmetic
 from embedworks.merging.methods import MERGE_METHODS
@@ -113,17 +113,24 @@ def merge_adapters(
     opened = [AdapterFolder.open(adapter) for adapter in roots]
     for adapter in opened:
         adapter.check_other_weights(folder)
-    plans = {}
-    for stem, source in folder.weights.items():
-        sources = [adapter.on(stem, folder) for adapter in opened]
-        changed = frozenset().union(*(changed_names(adapted) for adapted in sources))
-        one = AdapterCall(call.method, call.weights, call.options, changed=changed)
-        plans[stem] = make_plan(sources, source, one)
     report = write_merged(
-        plans, folder, [*roots, root], out,
+        adapter_plans(folder, opened, call), folder, [*roots, root], out,
         workers=workers, show_progress=show_progress, licensed=[None] * len(roots),
     )  # fmt: skip
     return replace(report, seconds=time.perf_counter() - started)
+
+
+def adapter_plans(
+    base: ModelFolder, adapters: Sequence[AdapterFolder], call: MergeCall
+) -> dict[str, Plan]:
+    """Return a plan for each set of weights of the base, by the stem of its file."""
+    plans = {}
+    for stem, source in base.weights.items():
+        sources = [adapter.on(stem, base) for adapter in adapters]
+        changed = frozenset().union(*(changed_names(adapted) for adapted in sources))
+        one = AdapterCall(call.method, call.weights, call.options, changed=changed)
+        plans[stem] = make_plan(sources, source, one)
+    return plans
 
 
 def combine_adapters(

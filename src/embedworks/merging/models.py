@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,11 @@ import yaml
 
 from embedworks import __version__
 from embedworks._core.files import atomic_directory, write_text
+from embedworks._core.validation import check_choice
 from embedworks.errors import DataWarning, InputError, MissingExtraError
 from embedworks.merging._model_folders import ModelFolder, check_folders
 from embedworks.merging._planning import MergeCall, Plan, Weights, make_plan
+from embedworks.merging._union import TOKENIZERS, unite
 from embedworks.merging.streaming import (
     MergeReport,
     Written,
@@ -38,6 +41,7 @@ def merge_models(
     weights: Weights | None = None,
     base: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    tokenizer: str = "same",
     overwrite: bool = False,
     workers: int | None = None,
     show_progress: bool | None = None,
@@ -59,6 +63,10 @@ def merge_models(
             as ``{"layer 0": [1, 0], "*": [0.5, 0.5]}``; by default the method's own.
         base: What the models were trained from, for methods that look at the change.
         options: The method's options by name.
+        tokenizer: ``"same"`` refuses models whose tokens differ. ``"union"`` gives the result the
+            tokens of all, the first one's first: rows of token tables are merged by token text,
+            and a row that only some models have is the mean of theirs. For WordPiece and word
+            vocabularies, without a base; texts may be cut into other, longer pieces than before.
         overwrite: Whether a model in ``out`` is replaced; it stays whole until then.
         workers: Threads; by default up to 4. The result does not depend on it.
         show_progress: True or False to force a bar; by default on a terminal.
@@ -89,9 +97,41 @@ def merge_models(
     started = time.perf_counter()
     call = MergeCall.of(method, weights, options)
     call.check(model_count(models), has_base=base is not None)
-    opened = OpenedModels.open(models, base, out, overwrite=overwrite)
-    report = opened.write(lambda stem: call, workers=workers, show_progress=show_progress)
+    check_choice(tokenizer, TOKENIZERS, name="tokenizer")
+    if tokenizer == "union":
+        if base is not None:
+            raise InputError(
+                "a union of tokenizers is for methods without a base: rows that the base does not "
+                "have did not change from anything. Leave the base out, or choose linear."
+            )
+        report = _merge_union(models, out, call, overwrite, workers, show_progress)
+    else:
+        opened = OpenedModels.open(models, base, out, overwrite=overwrite)
+        report = opened.write(lambda stem: call, workers=workers, show_progress=show_progress)
     return replace(report, seconds=time.perf_counter() - started)
+
+
+def _merge_union(
+    models: Sequence[str | Path],
+    out: str | Path,
+    call: MergeCall,
+    overwrite: bool,
+    workers: int | None,
+    show_progress: bool | None,
+) -> MergeReport:
+    """Merge models after giving all of them the tokens of all."""
+    if call.parts:
+        raise InputError("weights by part do not go with tokenizer='union': give one per model.")
+    with tempfile.TemporaryDirectory() as scratch:
+        opened = OpenedModels.open(models, None, out, overwrite=overwrite, compare=False)
+        union = unite(opened.folders, Path(scratch))
+        check_folders(union.folders, None)
+        return replace(opened, folders=union.folders).write(
+            lambda stem: union.call(call, stem),
+            workers=workers,
+            show_progress=show_progress,
+            told={"data": union.story()},
+        )
 
 
 @dataclass(frozen=True)
@@ -118,8 +158,9 @@ class OpenedModels:
         out: str | Path,
         *,
         overwrite: bool,
+        compare: bool = True,
     ) -> OpenedModels:
-        """Open and compare the folders; nothing is written."""
+        """Open the folders and compare them; nothing is written."""
         out = Path(out)
         model_count(models)
         if out.is_file():
@@ -129,7 +170,8 @@ class OpenedModels:
         check_target(out, [*roots, *([ancestor] if ancestor else [])], overwrite=overwrite)
         folders = [ModelFolder.open(root) for root in roots]
         origin = None if ancestor is None else ModelFolder.open(ancestor)
-        check_folders(folders, origin)
+        if compare:
+            check_folders(folders, origin)
         return cls(tuple(roots), tuple(folders), origin, out)
 
     def choose(self, places: Sequence[int]) -> OpenedModels:
@@ -328,7 +370,8 @@ def _write_card(
     lines += [
         "",
         f"{report.parameters:,} numbers were merged. Tokenizer and configuration are those of "
-        f"`{first.root.name}`. "
+        f"`{first.root.name}`"
+        + (", with the tokens of all models. " if "tokenizer" in report.data else ". ")
         + ("Checksums of all files are" if weights else "The same is")
         + " in `merge.json`.",
         *more,
