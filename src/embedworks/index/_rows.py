@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from embedworks._core.registry import did_you_mean
 from embedworks._core.validation import check_unique
-from embedworks.errors import DataWarning, DuplicateIdError, InputError
+from embedworks.errors import DataWarning, InputError
 
-__all__ = ["BASE_COLUMNS", "attach_vectors", "check_new_ids", "rows_table", "unify"]
+__all__ = ["BASE_COLUMNS", "attach_vectors", "rows_table", "unify", "values_table"]
 
 BASE_COLUMNS: dict[str, pa.DataType] = {
     "chunk_id": pa.string(),
@@ -226,12 +226,16 @@ def attach_vectors(rows: pa.Table, vectors: np.ndarray) -> pa.Table:
     return rows.append_column("vector", column)
 
 
-def check_new_ids(existing: pa.Table, rows: pa.Table) -> None:
-    """Raise `DuplicateIdError` when a new chunk id is there already."""
-    taken = set(existing.column("chunk_id").to_pylist())
-    repeats = [i for i in rows.column("chunk_id").to_pylist() if i in taken]
-    if repeats:
-        raise DuplicateIdError(
-            f"{len(repeats)} of {len(rows)} chunk ids are in the collection already, the first is "
-            f"{repeats[0]!r}. Remove them first, or use upsert to replace them."
-        )
+def values_table(values: Mapping[str, Any], count: int) -> pa.Table:
+    """Return ``count`` rows that all hold the same values, with storable names and types.
+
+    Raises:
+        InputError: When a base column gets a value of another type, or a name is reserved.
+    """
+    item = dict(values)
+    columns = _item_columns([item]) if item else {}
+    found: dict[str, pa.Array] = {}
+    for name, array in columns.items():
+        stored = name if name in BASE_COLUMNS else _attribute_name(name, found)
+        found[stored] = pa.repeat(array[0], count)
+    return pa.table(found)
