@@ -256,10 +256,11 @@ class TableStore:
                     if time.monotonic() >= deadline:
                         holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
                         doing = "writing to" if name == "writer" else "making the caches of"
+                        named = f" (id {holder})" if holder else ""
                         raise StorageError(
-                            f"Another process{f' (id {holder})' if holder else ''} has been {doing} "
-                            f"{self.folder} for {self.lock_timeout:g} s, and one at a time may. "
-                            "Wait for it and try again, or allow more time with lock_timeout=."
+                            f"Another process{named} has been {doing} {self.folder} "
+                            f"for {self.lock_timeout:g} s, and one at a time may. Wait for it and "
+                            "try again, or allow more time with lock_timeout=."
                         ) from None
                     time.sleep(0.02)
             with suppress(OSError):  # on a full disk the holder stays unnamed
