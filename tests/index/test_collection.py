@@ -481,6 +481,23 @@ def test_update_sets_attributes(path):
     assert collection.version == before
 
 
+@pytest.mark.parametrize("column", [{}, {"color": "red"}])
+def test_whole_documents_are_replaced(path, column):
+    """In place, and where a new column makes the whole table new."""
+    collection = Collection.open(path)
+    assert collection.count("doc_id IN ('d3', 'd4')") == 4
+    rows = [
+        {"chunk_id": "c006", "doc_id": "d3", "text": "shorter", **column},
+        {"chunk_id": "n", "doc_id": "d'9", "text": "new", **column},
+    ]
+    collection.upsert(rows, np.ones((2, DIM)), whole_documents=True)
+    assert collection.version == 2
+    assert collection.count("doc_id = 'd3'") == 1
+    assert set(ids(collection)) == {f"c{n:03}" for n in range(40)} - {"c007"} | {"n"}
+    assert collection.search("shorter", mode="bm25")[0].chunk_id == "c006"
+    collection.verify()
+
+
 def test_changes_of_many_rows_by_id(tmp_path):
     """More ids than are listed in one condition."""
     count = 5000

@@ -74,12 +74,15 @@ def add(store: TableStore, rows: pa.Table, vectors: np.ndarray) -> None:
             f"{len(taken)} of {len(ids)} chunk ids are in the collection already, the first is "
             f"{first!r}. Remove them first, or use upsert to replace them."
         )
-    _put(store, newest, rows, vectors, replaced=False)
+    _put(store, newest, rows, vectors, replaced=None)
 
 
-def upsert(store: TableStore, rows: pa.Table, vectors: np.ndarray) -> None:
-    """Add rows, replacing those whose id is there."""
-    _put(store, _fitting(store, vectors), rows, vectors, replaced=True)
+def upsert(
+    store: TableStore, rows: pa.Table, vectors: np.ndarray, *, whole_documents: bool = False
+) -> None:
+    """Add rows, replacing those whose id, or whose document, is there."""
+    replaced = "doc_id" if whole_documents else "chunk_id"
+    _put(store, _fitting(store, vectors), rows, vectors, replaced=replaced)
 
 
 def remove(
@@ -117,7 +120,7 @@ def update(
         rows = rows.drop_columns([name]) if place >= 0 else rows
         rows = rows.append_column(name, changed.column(name))
     vectors = _vectors(rows, newest.dim)
-    _put(store, newest, rows.drop_columns(["vector"]), vectors, replaced=True)
+    _put(store, newest, rows.drop_columns(["vector"]), vectors, replaced="chunk_id")
     return len(chosen)
 
 
@@ -133,21 +136,29 @@ def _fitting(store: TableStore, vectors: np.ndarray) -> Facts:
 
 
 def _put(
-    store: TableStore, newest: Facts, rows: pa.Table, vectors: np.ndarray, *, replaced: bool
+    store: TableStore,
+    newest: Facts,
+    rows: pa.Table,
+    vectors: np.ndarray,
+    *,
+    replaced: str | None,
 ) -> None:
-    """Commit new or changed rows; when a column is new or changes its type, the whole table."""
+    """Commit new or changed rows; when a column is new or changes its type, the whole table.
+
+    ``replaced`` names the column whose values the new rows take over from old ones.
+    """
     empty, new = unify(newest.schema.empty_table(), rows)
     if empty.schema.equals(newest.schema):
         table = attach_vectors(new.select(newest.schema.names), vectors)
         if replaced:
-            store.upsert(table)
+            store.upsert(table, whole_documents=replaced == "doc_id")
         else:
             store.append(table)
         return
     everything = store.read(newest.commit.version)
     if replaced:
-        gone = pc.is_in(everything["chunk_id"], value_set=rows["chunk_id"].combine_chunks())
-        everything = everything.filter(pc.invert(gone))
+        taken = [pc.is_in(everything[n], value_set=rows[n]) for n in {"chunk_id", replaced}]
+        everything = everything.filter(pc.invert(pc.or_(taken[0], taken[-1])))
     both = np.concatenate([_vectors(everything, newest.dim), vectors])
     old = everything.drop_columns(["vector"]).replace_schema_metadata(None)
     joined = pa.concat_tables(unify(old, rows))

@@ -159,7 +159,7 @@ class TableStore:
             return table.filter(
                 pc.is_in(table["chunk_id"], value_set=pa.array(chunk_ids, pa.string()))
             ).select(list(columns))
-        condition = _id_list(chunk_ids)
+        condition = _listed("chunk_id", chunk_ids)
         return self._read(
             version,
             lambda table: (
@@ -175,19 +175,26 @@ class TableStore:
         """Add rows of the same schema, in one commit."""
         self._guard(lambda: self._connect().open_table(_TABLE).add(rows), "write")
 
-    def upsert(self, rows: pa.Table) -> None:
-        """Add rows of the same schema, replacing those with the same id, in one commit."""
+    def upsert(self, rows: pa.Table, *, whole_documents: bool = False) -> None:
+        """Add rows of the same schema, replacing those with the same id, in one commit.
+
+        With ``whole_documents`` the other rows of the same documents are deleted with them.
+        """
 
         def merge() -> None:
             table = self._connect().open_table(_TABLE)
             merging = table.merge_insert("chunk_id").when_matched_update_all()
-            merging.when_not_matched_insert_all().execute(rows)
+            merging = merging.when_not_matched_insert_all()
+            if whole_documents:
+                documents = list(dict.fromkeys(rows["doc_id"].to_pylist()))
+                merging = merging.when_not_matched_by_source_delete(_listed("doc_id", documents))
+            merging.execute(rows)
 
         self._guard(merge, "write")
 
     def delete(self, chunk_ids: Sequence[str]) -> None:
         """Delete rows by id, in one commit."""
-        condition = _id_list(chunk_ids)
+        condition = _listed("chunk_id", chunk_ids)
         self._guard(lambda: self._connect().open_table(_TABLE).delete(condition), "write")
 
     def restore(self, version: int) -> None:
@@ -333,7 +340,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _id_list(chunk_ids: Sequence[str]) -> str:
-    """Return a condition of the storage library's language that is true for these ids."""
-    listed = ", ".join("'" + i.replace("'", "''") + "'" for i in chunk_ids)
-    return f"chunk_id IN ({listed})"
+def _listed(column: str, values: Sequence[str]) -> str:
+    """Return a condition of the storage library's language: the column is one of the values."""
+    listed = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({listed})"

@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -246,12 +247,25 @@ class Collection(Reading):
         """
         self._put(_changes.add, rows, vectors)
 
-    def upsert(self, rows: pa.Table | Iterable[Any], vectors: np.ndarray) -> None:
+    def upsert(
+        self,
+        rows: pa.Table | Iterable[Any],
+        vectors: np.ndarray,
+        *,
+        whole_documents: bool = False,
+    ) -> None:
         """Add rows in one commit, replacing those whose chunk id is there already.
 
         A replaced row has the given columns only: attributes that are left out become missing.
+
+        Args:
+            rows: N rows, as for `create`.
+            vectors: Array of shape (N, D).
+            whole_documents: Also remove the other rows of the documents that the rows belong
+                to, so that a document which became shorter leaves nothing behind.
         """
-        self._put(_changes.upsert, rows, vectors)
+        change = partial(_changes.upsert, whole_documents=whole_documents)
+        self._put(change, rows, vectors)
 
     def remove(
         self, chunk_ids: Sequence[str] | None = None, *, where: str | Condition | None = None
