@@ -121,6 +121,12 @@ def size_mb(path: Path) -> float:
     return round(sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 2**20, 1)
 
 
+def create(path: Path, count: int, dim: int) -> float:
+    """Store the rows and make their cache."""
+    table, vectors = rows(0, count, dim)
+    return seconds(lambda: Collection.create(path, table, vectors))
+
+
 def changes(path: Path, count: int, dim: int) -> dict[str, Any]:
     """Change the collection as a user would; every call is durable when it returns."""
     collection = Collection.open(path)
@@ -182,9 +188,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "collection"
-        table, vectors = rows(0, arguments.rows, arguments.dim)
-        result["create_with_cache_s"] = seconds(lambda: Collection.create(path, table, vectors))
-        del table, vectors
+        result["create_with_cache_s"] = create(path, arguments.rows, arguments.dim)
         result["opening"] = in_child(path, arguments.dim, "embedworks")
         result["lancedb_alone"] = in_child(path, arguments.dim, "lancedb")
         result["changes"] = changes(path, arguments.rows, arguments.dim)

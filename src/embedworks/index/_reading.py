@@ -11,6 +11,7 @@ import pyarrow as pa
 from embedworks.index._searcher import QueryEncoder, Searcher, row_mask
 from embedworks.index._snapshot import Snapshot
 from embedworks.index.modes import HybridSettings
+from embedworks.index.reranking import Reranker
 from embedworks.index.results import BatchResult, Explanation, Hit
 from embedworks.index.where import Condition
 
@@ -64,6 +65,8 @@ class Reading(ABC):
         mode: str = "hybrid",
         encoder: QueryEncoder | None = None,
         hybrid: HybridSettings | None = None,
+        rerank: Reranker | None = None,
+        rerank_depth: int = 50,
     ) -> list[Hit]:
         """Return the best rows for a query.
 
@@ -77,6 +80,10 @@ class Reading(ABC):
             encoder: The model that made the collection's vectors.
             hybrid: How mode ``"hybrid"`` combines; None for what the collection's metadata
                 say, or the defaults.
+            rerank: A model with ``predict(pairs)``, such as a ``CrossEncoder``, that reads query
+                and text together and puts the first results in a new order. Hits then have
+                both scores.
+            rerank_depth: How many first results it reads, at least ``k``.
 
         Raises:
             EmptyInputError: When the query is blank.
@@ -85,7 +92,9 @@ class Reading(ABC):
             QuerySyntaxError: When the filter is wrong.
             UnknownNameError: When the mode is not known.
         """
-        return Searcher(self._snapshot(), mode, encoder, hybrid).one(query, vector, k, where)[0]
+        return Searcher(self._snapshot(), mode, encoder, hybrid, rerank, rerank_depth).one(
+            query, vector, k, where
+        )[0]
 
     def explain(
         self,
@@ -97,9 +106,13 @@ class Reading(ABC):
         mode: str = "hybrid",
         encoder: QueryEncoder | None = None,
         hybrid: HybridSettings | None = None,
+        rerank: Reranker | None = None,
+        rerank_depth: int = 50,
     ) -> Explanation:
         """Carry out a search and tell how: arguments as for `search`."""
-        return Searcher(self._snapshot(), mode, encoder, hybrid).one(query, vector, k, where)[1]
+        return Searcher(self._snapshot(), mode, encoder, hybrid, rerank, rerank_depth).one(
+            query, vector, k, where
+        )[1]
 
     def search_many(
         self,
@@ -111,6 +124,8 @@ class Reading(ABC):
         mode: str = "hybrid",
         encoder: QueryEncoder | None = None,
         hybrid: HybridSettings | None = None,
+        rerank: Reranker | None = None,
+        rerank_depth: int = 50,
     ) -> BatchResult:
         """Return ids and scores for many queries at once; arguments as for `search`.
 
@@ -122,5 +137,9 @@ class Reading(ABC):
             mode: A name in `SEARCH_MODES`.
             encoder: The model that made the collection's vectors.
             hybrid: How mode ``"hybrid"`` combines.
+            rerank: A model that puts each query's first results in a new order.
+            rerank_depth: How many it reads per query.
         """
-        return Searcher(self._snapshot(), mode, encoder, hybrid).many(queries, vectors, k, where)
+        return Searcher(self._snapshot(), mode, encoder, hybrid, rerank, rerank_depth).many(
+            queries, vectors, k, where
+        )

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from embedworks._core.validation import check_k, check_texts, check_vectors
+from embedworks._core.validation import check_in_range, check_k, check_texts, check_vectors
+from embedworks.data.chunking import with_title
 from embedworks.errors import DataWarning, EmptyInputError, InputError, ShapeError
 from embedworks.index._snapshot import Snapshot
 from embedworks.index.highlight import best_passage
-from embedworks.index.modes import SEARCH_MODES, HybridSettings, Queries, Searchable
+from embedworks.index.modes import SEARCH_MODES, HybridSettings, Queries, Ranked, Searchable
+from embedworks.index.reranking import Reranker, rerank_order, rerank_scores
 from embedworks.index.results import BatchResult, Explanation, Hit
 from embedworks.index.where import Condition, parse_where
 
@@ -40,6 +42,8 @@ class Searcher:
     mode: str
     encoder: QueryEncoder | None
     hybrid: HybridSettings | None
+    reranker: Reranker | None = None
+    rerank_depth: int = 50
 
     def one(
         self,
@@ -58,9 +62,13 @@ class Searcher:
         clock.lap("filter")
         queries = self._prepare(None if query is None else [query], _one_vector(vector))
         clock.lap("encode")
-        ids, scores = mode.run(self._searchable(), queries, k, mask)[0]
+        ids, first = mode.run(self._searchable(), queries, self._depth(k), mask)[0]
         clock.lap("rank")
-        hits = self._hits(ids, scores, query or "")
+        scores = first
+        if self.reranker is not None:
+            ids, scores, first = self._rerank(queries, [(ids, first)], k)[0]
+            clock.lap("rerank")
+        hits = self._hits(ids, scores, first, query or "")
         clock.lap("highlight")
         rows = len(self.snapshot.rows)
         matching = rows if mask is None else int(mask.sum())
@@ -69,7 +77,7 @@ class Searcher:
             where=None if condition is None else str(condition),
             rows=rows,
             matching=matching,
-            plan=mode.plan(self._searchable(), matching),
+            plan=(*mode.plan(self._searchable(), matching), *self._rerank_plan(k, matching)),
             seconds=clock.laps,
             version=self.snapshot.commit.version,
         )
@@ -85,14 +93,52 @@ class Searcher:
         """Search for Q queries under one filter."""
         mode, k = SEARCH_MODES[self.mode], check_k(k)
         mask = row_mask(self.snapshot.rows, where)
-        ranked = mode.run(self._searchable(), self._prepare(queries, vectors), k, mask)
-        rows = [ids for ids, _ in ranked]
+        prepared = self._prepare(queries, vectors)
+        ranked = mode.run(self._searchable(), prepared, self._depth(k), mask)
+        again = None if self.reranker is None else self._rerank(prepared, ranked, k)
+        rows = [entry[0] for entry in again or ranked]
         return BatchResult(
             rows=rows,
-            scores=[scores for _, scores in ranked],
+            scores=[entry[1] for entry in again or ranked],
             chunk_ids=self._values("chunk_id", rows),
             doc_ids=self._values("doc_id", rows),
+            first_scores=None if again is None else [entry[2] for entry in again],
         )
+
+    def _depth(self, k: int) -> int:
+        """Return how many rows the mode must rank."""
+        if self.reranker is None:
+            return k
+        return max(k, int(check_in_range(self.rerank_depth, name="rerank_depth", low=1)))
+
+    def _rerank(
+        self, queries: Queries, ranked: Sequence[Ranked], k: int
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return rows, the reranker's scores and the mode's, the ``k`` best of each query."""
+        assert self.reranker is not None
+        if queries.texts is None:
+            raise InputError("rerank needs the query's text: give it beside the vector.")
+        rows = [ids for ids, _ in ranked]
+        titles, texts = self._values("title", rows), self._values("text", rows)
+        pairs = [
+            (query, with_title(title or "", text))
+            for query, *shown in zip(queries.texts, titles, texts, strict=True)
+            for title, text in zip(*shown, strict=True)
+        ]
+        scores = rerank_scores(self.reranker, pairs)
+        parts = np.split(scores, np.cumsum([len(ids) for ids in rows])[:-1])
+        result = []
+        for (ids, first), again in zip(ranked, parts, strict=True):
+            order = rerank_order(again, k)
+            result.append((ids[order], again[order], first[order]))
+        return result
+
+    def _rerank_plan(self, k: int, matching: int) -> tuple[str, ...]:
+        if self.reranker is None:
+            return ()
+        count = min(self._depth(k), matching)
+        name = type(self.reranker).__name__
+        return (f"rerank: read query and text of the first {count:,} rows with {name}",)
 
     def _searchable(self) -> Searchable:
         hybrid = self.hybrid or HybridSettings.from_dict(self.snapshot.metadata.get("hybrid", {}))
@@ -129,13 +175,18 @@ class Searcher:
                 )
         return Queries(texts, vectors)
 
-    def _hits(self, ids: np.ndarray, scores: np.ndarray, query: str) -> list[Hit]:
+    def _hits(
+        self, ids: np.ndarray, scores: np.ndarray, first: np.ndarray, query: str
+    ) -> list[Hit]:
         rows = self.snapshot.rows.take(_arrow_integers(ids)).to_pylist()
         terms = set(self.snapshot.bm25.analyzer.terms(query))
-        return [
+        hits = [
             self._hit(rank, score, row, terms)
             for rank, (row, score) in enumerate(zip(rows, scores.tolist(), strict=True), start=1)
         ]
+        if self.reranker is None:
+            return hits
+        return [replace(h, first_score=s) for h, s in zip(hits, first.tolist(), strict=True)]
 
     def _hit(self, rank: int, score: float, row: dict[str, Any], terms: set[str]) -> Hit:
         found = best_passage(row["text"], terms, analyzer=self.snapshot.bm25.analyzer)

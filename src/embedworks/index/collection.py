@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from embedworks._core.files import read_json, storage_errors, write_json
 from embedworks._core.validation import check_in_range, check_vectors
 from embedworks.errors import DataWarning, FormatError, InputError, NotFoundError, ShapeError
 from embedworks.index import _changes
 from embedworks.index._cache import CACHE_FOLDER, snapshot_of
 from embedworks.index._changes import Facts
+from embedworks.index._folder import mark, open_store, start_store
 from embedworks.index._reading import Reading
 from embedworks.index._rows import attach_vectors, rows_table
 from embedworks.index._snapshot import METADATA_KEY, Snapshot
@@ -34,7 +34,6 @@ from embedworks.index.where import Condition
 
 __all__ = ["Collection"]
 
-FORMAT_VERSION = 1
 T = TypeVar("T")
 
 
@@ -117,25 +116,14 @@ class Collection(Reading):
         table = rows_table(rows)
         vectors = _checked_vectors(vectors, len(table))
         stored = attach_vectors(table, vectors).replace_schema_metadata(_encode(metadata or {}))
-        store = TableStore(path, lock_timeout=lock_timeout)
-        with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-            others = [e.name for e in path.iterdir() if not e.name.startswith(".")]
-        if (path / "collection.json").exists():
-            _check_format(path)
-        elif others:
-            raise InputError(
-                f"{path} is not empty and not a collection: choose another folder for it."
-            )
+        store = start_store(path, lock_timeout=lock_timeout)
         with store.lock():
             if store.latest() is not None and not overwrite:
                 raise InputError(
                     f"{path} holds a collection already. Use overwrite=True to replace what it "
                     "holds, or open it and add to it."
                 )
-            if not (path / "collection.json").exists():
-                about = {"kind": "embedworks collection", "format_version": FORMAT_VERSION}
-                write_json(path / "collection.json", about)
+            mark(path)
             store.replace(stored)
             store.tidy()
             commit = store.latest()
@@ -165,12 +153,7 @@ class Collection(Reading):
             FormatError: When it is of another version, or the table is damaged.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise NotFoundError(f"There is no collection at {path}: the folder does not exist.")
-        if not (path / "collection.json").exists():
-            raise NotFoundError(f"{path} is not a collection: it has no collection.json.")
-        _check_format(path)
-        store = TableStore(path, lock_timeout=lock_timeout)
+        store = open_store(path, lock_timeout=lock_timeout)
         newest = store.latest()
         if newest is None:
             raise NotFoundError(
@@ -457,14 +440,3 @@ def _encode(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
     except (TypeError, ValueError) as error:
         raise InputError(f"metadata must hold JSON values only: {error}.") from error
     return {METADATA_KEY: text.encode()}
-
-
-def _check_format(path: Path) -> None:
-    about = read_json(path / "collection.json")
-    version = about.get("format_version") if isinstance(about, dict) else None
-    if version != FORMAT_VERSION:
-        raise FormatError(
-            f"The collection at {path} has format version {version!r}; this version of embedworks "
-            f"reads {FORMAT_VERSION}. Open it with the version that wrote it, or make it again in "
-            "another folder."
-        )

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = _attach(
         "encode_batched": "encoding",
         "is_static_folder": "loading",
         "load": "loading",
+        "load_reranker": "reranking",
         "model_fingerprint": "encoding",
         "save": "golden",
         "write_golden": "golden",
