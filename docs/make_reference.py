@@ -61,7 +61,7 @@ def exports(package: Path) -> dict[str, str]:
 
 def cli_page() -> str:
     """Return the help of the program and of every command."""
-    commands = sorted(typer.main.get_command(app).commands)
+    commands = typer.main.get_command(app).commands
     parts = [
         "# Command line",
         "Every command takes `--json` and then prints one JSON object on standard output. "
@@ -69,8 +69,10 @@ def cli_page() -> str:
         "error that you can mend, or 130 after an interruption.",
         _help([]),
     ]
-    for command in commands:
+    for command in sorted(commands):
         parts += [f"## embedworks {command}", _help([command])]
+        for part in sorted(getattr(commands[command], "commands", ())):
+            parts += [f"### embedworks {command} {part}", _help([command, part])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = _attach(
         "Finding": "checking",
         "Hit": "results",
         "HybridSettings": "modes",
+        "In": "where",
         "Passage": "highlight",
         "Reranker": "reranking",
         "SEARCH_MODES": "modes",

@@ -82,7 +82,8 @@ class HybridSettings:
             if name not in known:
                 raise SettingsError(f"Unknown hybrid setting {name!r}. {did_you_mean(name, known)}")
         counts = ("feedback_rows", "feedback_terms")
-        return cls(**{n: int(v) if n in counts else v for n, v in values.items()})
+        checked: dict[str, Any] = {n: int(v) if n in counts else v for n, v in values.items()}
+        return cls(**checked)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,10 @@ class Explanation:
         """Share of the rows that pass the filter, 1.0 for an empty collection."""
         return self.matching / self.rows if self.rows else 1.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as ``--json`` shows them."""
+        return {**asdict(self), "selectivity": self.selectivity}
+
     def __str__(self) -> str:
         head = (
             f"{self.mode} search of version {self.version}: {self.matching:,} of {self.rows:,} "

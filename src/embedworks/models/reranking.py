@@ -37,20 +37,21 @@ def load_reranker(
     """
     text = os.fspath(name)
     folder = Path(text).expanduser()
+    is_path = isinstance(name, Path) or folder.is_absolute() or text.startswith((".", "~"))
+    if is_path and not folder.is_dir():
+        raise NotFoundError(f"There is no cross-encoder folder {folder}.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FormatError(f"{folder} is a folder, but not a cross-encoder: no config.json.")
     library = require_extra("sentence_transformers", extra="train", purpose="load a reranker")
     options = {"device": pick_device(device), "trust_remote_code": False}
     failures = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise FormatError(f"{folder} is a folder, but not a cross-encoder: no config.json.")
         try:
             return library.CrossEncoder(str(folder), local_files_only=True, **options)
         except failures as error:
             raise FormatError(
                 f"{folder} could not be loaded as a cross-encoder ({error}). Is it one, and whole?"
             ) from error
-    if isinstance(name, Path) or folder.is_absolute() or text.startswith((".", "~")):
-        raise NotFoundError(f"There is no cross-encoder folder {folder}.")
     try:
         return library.CrossEncoder(text, local_files_only=True, **options)
     except failures as error:
