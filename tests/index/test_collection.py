@@ -521,11 +521,12 @@ def test_opening_needs_no_storage_library(built):
     code = (
         "import sys; from embedworks.index import Collection\n"
         f"c = Collection.open({str(built)!r})\n"
-        "print(len(c.search('file', mode='bm25')), 'lancedb' in sys.modules, "
-        "'torch' in sys.modules, 'numba' in sys.modules)"
+        "found = c.search('file', mode='bm25', where=\"year > 2001 AND path LIKE 'http%'\")\n"
+        "print(len(found), 'lancedb' in sys.modules, 'torch' in sys.modules, "
+        "'numba' in sys.modules, 'pandas' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["10", "False", "False", "False"]
+    assert run.stdout.split() == ["10", "False", "False", "False", "False"]
 
 
 def test_missing_or_damaged_cache_is_made_again(path):

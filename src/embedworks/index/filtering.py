@@ -64,8 +64,7 @@ def evaluate(condition: Condition | str, table: pa.Table) -> np.ndarray:
                 f"There is no column {name!r} to filter on. {did_you_mean(name, names)} "
                 f"The columns are: {', '.join(names) or 'none'}."
             )
-    result = pc.fill_null(_evaluate(condition, table), False)
-    return np.asarray(result.to_numpy(zero_copy_only=False), dtype=bool)
+    return _to_numpy(pc.fill_null(_evaluate(condition, table), _constant(False)))
 
 
 def _evaluate(condition: Condition, table: pa.Table) -> pa.Array:
@@ -150,7 +149,7 @@ def _check_value(predicate: Condition, column: str, array: pa.Array, value: Lite
 def _scalar(predicate: Condition, column: str, array: pa.Array, value: Literal) -> pa.Scalar:
     """Convert a checked literal to an Arrow scalar comparable with the column."""
     if _kind(array.type) != "date":
-        return pa.scalar(value)
+        return _constant(value)
     try:
         moment = datetime.datetime.fromisoformat(str(value).strip())
     except ValueError as error:
@@ -177,6 +176,34 @@ def _comparable(array: pa.Array) -> pa.Array:
     return array
 
 
+# The next two avoid `pa.scalar` and `to_numpy`, which import pandas where it is installed: a tenth
+# of a second before the first filtered search of a process.
+
+
+def _constant(value: Literal) -> pa.Scalar:
+    """Return a literal as an Arrow scalar."""
+    if isinstance(value, str):
+        data = value.encode("utf-8", "surrogatepass")
+        offsets = np.array([0, len(data)], dtype=np.int32).tobytes()
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        return pa.Array.from_buffers(pa.string(), 1, buffers)[0]
+    if isinstance(value, bool):
+        kind, data = pa.bool_(), bytes([value])
+    elif isinstance(value, float):
+        kind, data = pa.float64(), np.float64(value).tobytes()
+    else:
+        kind, data = pa.int64(), np.int64(value).tobytes()
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(data)])[0]
+
+
+def _to_numpy(array: pa.Array) -> np.ndarray:
+    """Return a boolean array without nulls as NumPy's."""
+    if not len(array):
+        return np.empty(0, dtype=bool)
+    bits = np.unpackbits(np.frombuffer(array.buffers()[1], dtype=np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)].astype(bool)
+
+
 def _unknown(length: int) -> pa.Array:
     return pa.nulls(length, pa.bool_())
 
@@ -191,12 +218,12 @@ def _compare(predicate: Compare, array: pa.Array) -> pa.Array:
     compare: Any = getattr(pc, _COMPARE[predicate.operator])
     array = _comparable(array)
     if pa.types.is_floating(array.type) or isinstance(predicate.value, float):
-        return compare(array.cast(pa.float64(), safe=False), float(predicate.value))
+        return compare(array.cast(pa.float64(), safe=False), _constant(float(predicate.value)))
     if pa.types.is_uint64(array.type) and isinstance(predicate.value, int):
         # Arrow compares uint64 with int64 through int64: a negative value is below them all.
         if predicate.value < 0:
             constant = Compare.FUNCTIONS[predicate.operator](0, predicate.value)
-            return pc.if_else(array.is_valid(), constant, pa.scalar(None, pa.bool_()))
+            return pc.if_else(array.is_valid(), _constant(constant), _unknown(1)[0])
         scalar = scalar.cast(pa.uint64())
     return compare(array, scalar)
 
@@ -218,7 +245,7 @@ def _is_in(predicate: In, array: pa.Array) -> pa.Array:
     else:
         value_set = pa.array([v.as_py() for v in values], array_.type)
     found = pc.is_in(array_, value_set=value_set)
-    return pc.if_else(array.is_valid(), found, pa.scalar(None, pa.bool_()))
+    return pc.if_else(array.is_valid(), found, _unknown(1)[0])
 
 
 def _like(predicate: Like, array: pa.Array) -> pa.Array:
