@@ -61,13 +61,15 @@ def test_changed_caches(path, file):
 
 
 def test_caches_that_are_whole_and_of_other_rows(path, tmp_path):
-    """Files with right checksums, made of another collection's rows."""
+    """Files with right checksums and the right name, made of another collection's rows."""
     rows = [{"chunk_id": f"c{n}", "text": f"file {n}"} for n in range(20)]
     Collection.create(tmp_path / "d", rows, np.random.default_rng(1).standard_normal((20, 4)))
     (ours,) = (path / "cache").iterdir()
     (theirs,) = (tmp_path / "d" / "cache").iterdir()
     shutil.rmtree(ours)
     shutil.copytree(theirs, ours)
+    about = (ours / "snapshot.json").read_text()
+    (ours / "snapshot.json").write_text(about.replace(theirs.name, ours.name))
     (finding,) = (f for f in check_collection(path).findings if f.state == "damaged")
     assert "vectors differ" in finding.message
     with pytest.raises(FormatError, match="vectors differ"):

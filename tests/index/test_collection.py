@@ -547,6 +547,40 @@ def test_missing_or_damaged_cache_is_made_again(path):
     assert ids(Collection.open(path)) == expected
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("snapshot.json", {"cache_version": 99}),
+        ("snapshot.json", {"rows": 3}),
+        ("snapshot.json", {"commit": "v7-0123456789ab"}),
+        ("bm25/bm25.json", {"format_version": 99}),
+        ("bm25/bm25.json", {"analyzer": {"stemmer": "klingon"}}),
+    ],
+)
+def test_caches_of_other_versions_are_made_again(path, file, change):
+    (folder,) = (path / "cache").iterdir()
+    about = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**about, **change}))
+    collection = Collection.open(path)
+    assert len(collection.search("file", mode="bm25", k=40)) > 5
+    assert json.loads((folder / file).read_text()) == about
+
+
+def test_a_cache_older_than_its_collection_is_not_used(path):
+    (folder,) = (path / "cache").iterdir()
+    collection = Collection.open(path)
+    collection.remove(where="year < 2009")
+    newest = next(v for v in collection.versions() if v.number == 2)
+    opened = Collection.open(path)
+    assert len(opened) == newest.rows == 4
+    assert not folder.exists()
+    # Not even under the newest version's name.
+    (old,) = (path / "cache").iterdir()
+    opened.remove(["c009"])
+    old.rename(path / "cache" / opened._commit.name)
+    assert len(Collection.open(path).search(vector=np.ones(DIM), mode="dense")) == 3
+
+
 def test_leftovers_are_removed(path):
     (path / "cache" / ".v9.abc.tmp").mkdir()
     orphan = path / "rows.lance" / "data" / "0123456789abcdef01234567.lance"

@@ -122,23 +122,27 @@ collection = Collection.open(path)
 rng = np.random.default_rng(0)
 rows = [{"chunk_id": f"n{n}", "text": "zebra " * 50} for n in range(3000)]
 vectors = rng.standard_normal((3000, collection.dim))
+changes = {
+    "add": lambda: collection.add(rows, vectors),
+    "upsert": lambda: collection.upsert(rows, vectors),
+    "update": lambda: collection.update({"new": "zebra " * 9999}, where="text LIKE 'file%'"),
+    "create": lambda: Collection.create(path, rows, vectors, overwrite=True),
+}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 # First not even the table can be written, then the table but not its cache.
 for limit in (8_000, 250_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    for write in (
-        lambda: collection.add(rows, vectors),
-        lambda: Collection.create(path, rows, vectors, overwrite=True),
-    ):
+    for name, change in changes.items():
         try:
-            write()
+            change()
         except StorageError as error:
-            print("refused:", str(error).replace(chr(10), " "))
+            print(name, "refused:", str(error).replace(chr(10), " "))
         else:
-            print("written")
+            print(name, "written")
     if limit == 8_000:
         seen = Collection.open(path)
         print("version", seen.version, "rows", len(seen), seen.verify()["rows"])
+        changes = {name: changes[name] for name in ("add", "create")}
 """
 
 
@@ -152,14 +156,17 @@ def test_full_disk(tmp_path):
         text=True,
         check=True,
     )
-    added, created, kept, *cache_only = run.stdout.splitlines()
-    for line in (added, created):
-        assert line.startswith("refused:")
+    *refused, kept, added, created = run.stdout.splitlines()
+    assert [line.split()[0] for line in refused] == ["add", "upsert", "update", "create"]
+    for line in refused:
+        assert "refused:" in line
         assert "too large" in line
         assert "intact" in line
     assert kept == "version 1 rows 20 20"
-    assert cache_only == ["written", "written"]
+    assert (added, created) == ("add written", "create written")
     assert "its cache could not be written" in run.stderr
     collection = Collection.open(tmp_path / "c")
     assert len(collection) == 3000
     collection.verify()
+    collection.compact(keep=1)  # what the refused changes left is removed
+    assert len(list((tmp_path / "c" / "rows.lance" / "data").iterdir())) == 1

@@ -25,7 +25,7 @@ from embedworks.index.exact import ExactIndex
 
 __all__ = ["CACHE_VERSION", "Snapshot"]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 METADATA_KEY = b"embedworks"
 _FILES = ("rows.arrow", "vectors.npy", "norms.npy", "mean.npy", "covariance.npy")
 
@@ -100,6 +100,7 @@ class Snapshot:
             self.bm25.save(temporary / "bm25")
             about = {
                 "cache_version": CACHE_VERSION,
+                "commit": self.commit.name,
                 "rows": len(self.rows),
                 "dim": int(self.dense.vectors.shape[1]),
                 "metadata": dict(self.metadata),
@@ -125,6 +126,8 @@ class Snapshot:
         try:
             if about["cache_version"] != CACHE_VERSION:
                 raise FormatError(f"{folder} is a cache of version {about['cache_version']}.")
+            if about["commit"] != commit.name:
+                raise FormatError(f"{folder} is a cache of {about['commit']}, not {commit.name}.")
             for name in _FILES:
                 _check_file(folder / name, about["files"][name], verify=verify)
             with pa.memory_map(str(folder / "rows.arrow")) as source:
