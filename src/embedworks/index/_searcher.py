@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,13 +15,14 @@ from embedworks._core.validation import check_in_range, check_k, check_texts, ch
 from embedworks.data.chunking import with_title
 from embedworks.errors import DataWarning, EmptyInputError, InputError, ShapeError
 from embedworks.index._snapshot import Snapshot
+from embedworks.index.analysis import Analyzer
 from embedworks.index.highlight import best_passage
 from embedworks.index.modes import SEARCH_MODES, HybridSettings, Queries, Ranked, Searchable
 from embedworks.index.reranking import Reranker, rerank_order, rerank_scores
 from embedworks.index.results import BatchResult, Explanation, Hit
 from embedworks.index.where import Condition, parse_where
 
-__all__ = ["QueryEncoder", "Searcher"]
+__all__ = ["Clock", "QueryEncoder", "Searcher", "make_hit", "prepare_queries", "row_mask"]
 
 _HIT_COLUMNS = ("chunk_id", "doc_id", "title", "path", "start_line", "end_line", "text")
 
@@ -54,7 +55,7 @@ class Searcher:
     ) -> tuple[list[Hit], Explanation]:
         """Search for one query; returns the hits and how they were found."""
         mode, k = SEARCH_MODES[self.mode], check_k(k)
-        clock = _Clock()
+        clock = Clock()
         if query is not None and not isinstance(query, str):
             raise InputError(f"query must be a string, got {type(query).__name__}.")
         condition = parse_where(where) if isinstance(where, str) else where
@@ -145,35 +146,9 @@ class Searcher:
         return Searchable(self.snapshot.dense, self.snapshot.bm25, hybrid)
 
     def _prepare(self, texts: Sequence[str] | None, vectors: np.ndarray | None) -> Queries:
-        """Check queries and encode them when the mode needs vectors."""
-        if texts is None and vectors is None:
-            raise EmptyInputError("A search needs a query text or a vector.")
-        if texts is not None:
-            texts = check_texts(texts, name="queries")
-            blank = [number for number, text in enumerate(texts) if not text.strip()]
-            if blank:
-                raise EmptyInputError(
-                    f"{len(blank)} of {len(texts)} queries are empty (the first is number "
-                    f"{blank[0]}): write what you are looking for."
-                )
-        uses_vectors = SEARCH_MODES[self.mode].uses_vectors
-        if vectors is None and texts and uses_vectors and self.encoder is not None:
-            encode = getattr(self.encoder, "encode_query", self.encoder.encode)
-            vectors = np.asarray(encode(texts))
-        if vectors is not None:
-            dim = self.snapshot.dense.vectors.shape[1]
-            vectors = check_vectors(vectors, name="query vectors", dim=dim, allow_empty=True)
-            if texts is not None and len(texts) != len(vectors):
-                raise ShapeError(f"{len(texts)} queries come with {len(vectors)} vectors.")
-            zero = int((~vectors.any(axis=1)).sum())
-            if zero and uses_vectors:
-                warnings.warn(
-                    f"{zero} of {len(vectors)} queries have a zero vector (no token the model "
-                    "knows): the dense ranking says nothing about them.",
-                    DataWarning,
-                    stacklevel=5,
-                )
-        return Queries(texts, vectors)
+        encoder = self.encoder if SEARCH_MODES[self.mode].uses_vectors else None
+        dim = self.snapshot.dense.vectors.shape[1]
+        return prepare_queries(texts, vectors, encoder=encoder, dim=dim, mode=self.mode)
 
     def _hits(
         self, ids: np.ndarray, scores: np.ndarray, first: np.ndarray, query: str
@@ -181,30 +156,12 @@ class Searcher:
         rows = self.snapshot.rows.take(_arrow_integers(ids)).to_pylist()
         terms = set(self.snapshot.bm25.analyzer.terms(query))
         hits = [
-            self._hit(rank, score, row, terms)
+            make_hit(rank, score, row, terms, self.snapshot.bm25.analyzer)
             for rank, (row, score) in enumerate(zip(rows, scores.tolist(), strict=True), start=1)
         ]
         if self.reranker is None:
             return hits
         return [replace(h, first_score=s) for h, s in zip(hits, first.tolist(), strict=True)]
-
-    def _hit(self, rank: int, score: float, row: dict[str, Any], terms: set[str]) -> Hit:
-        found = best_passage(row["text"], terms, analyzer=self.snapshot.bm25.analyzer)
-        others = {n: v for n, v in row.items() if n not in _HIT_COLUMNS and v is not None}
-        return Hit(
-            rank=rank,
-            score=score,
-            chunk_id=row["chunk_id"],
-            doc_id=row["doc_id"],
-            title=row["title"] or "",
-            path=row["path"] or "",
-            start_line=row["start_line"],
-            end_line=row["end_line"],
-            text=row["text"],
-            passage=found.text,
-            highlights=found.spans,
-            attributes=others,
-        )
 
     def _values(self, column: str, rows: list[np.ndarray]) -> list[list[str]]:
         """Return a text column's values for lists of row numbers."""
@@ -213,6 +170,66 @@ class Searcher:
         values = self.snapshot.rows.column(column).take(_arrow_integers(flat)).to_pylist()
         ends = np.cumsum(sizes).tolist()
         return [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def prepare_queries(
+    texts: Sequence[str] | None,
+    vectors: np.ndarray | None,
+    *,
+    encoder: QueryEncoder | None,
+    dim: int,
+    mode: str,
+) -> Queries:
+    """Check queries and encode them when the mode needs vectors."""
+    if texts is None and vectors is None:
+        raise EmptyInputError("A search needs a query text or a vector.")
+    if texts is not None:
+        texts = check_texts(texts, name="queries")
+        blank = [number for number, text in enumerate(texts) if not text.strip()]
+        if blank:
+            raise EmptyInputError(
+                f"{len(blank)} of {len(texts)} queries are empty (the first is number "
+                f"{blank[0]}): write what you are looking for."
+            )
+    uses_vectors = SEARCH_MODES[mode].uses_vectors
+    if vectors is None and texts and uses_vectors and encoder is not None:
+        encode = getattr(encoder, "encode_query", encoder.encode)
+        vectors = np.asarray(encode(texts))
+    if vectors is not None:
+        vectors = check_vectors(vectors, name="query vectors", dim=dim, allow_empty=True)
+        if texts is not None and len(texts) != len(vectors):
+            raise ShapeError(f"{len(texts)} queries come with {len(vectors)} vectors.")
+        zero = int((~vectors.any(axis=1)).sum())
+        if zero and uses_vectors:
+            warnings.warn(
+                f"{zero} of {len(vectors)} queries have a zero vector (no token the model "
+                "knows): the dense ranking says nothing about them.",
+                DataWarning,
+                stacklevel=5,
+            )
+    return Queries(texts, vectors)
+
+
+def make_hit(
+    rank: int, score: float, row: Mapping[str, Any], terms: set[str], analyzer: Analyzer
+) -> Hit:
+    """Show one row that was found, with the passage that has the query's terms."""
+    found = best_passage(row["text"], terms, analyzer=analyzer)
+    others = {n: v for n, v in row.items() if n not in _HIT_COLUMNS and v is not None}
+    return Hit(
+        rank=rank,
+        score=score,
+        chunk_id=row["chunk_id"],
+        doc_id=row["doc_id"],
+        title=row["title"] or "",
+        path=row["path"] or "",
+        start_line=row["start_line"],
+        end_line=row["end_line"],
+        text=row["text"],
+        passage=found.text,
+        highlights=found.spans,
+        attributes=others,
+    )
 
 
 def row_mask(rows: pa.Table, where: str | Condition | None) -> np.ndarray | None:
@@ -240,7 +257,7 @@ def _arrow_integers(values: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
 
 
-class _Clock:
+class Clock:
     """Seconds between laps, by name."""
 
     def __init__(self) -> None:
