@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = _attach(
         "SIMILARITIES": "exact",
         "STOP_WORDS": "analysis",
         "SearchMode": "modes",
+        "ServedCollection": "served",
         "Version": "_store",
         "best_passage": "highlight",
         "check_collection": "checking",

@@ -84,7 +84,7 @@ class Explanation:
         matching: Rows that pass the filter.
         plan: The steps, in words.
         seconds: Time of each step.
-        version: Version of the table that was searched.
+        version: Version of the table that was searched; None on a server.
     """
 
     mode: str
@@ -93,7 +93,7 @@ class Explanation:
     matching: int
     plan: tuple[str, ...]
     seconds: dict[str, float]
-    version: int
+    version: int | None
 
     @property
     def selectivity(self) -> float:
@@ -105,9 +105,10 @@ class Explanation:
         return {**asdict(self), "selectivity": self.selectivity}
 
     def __str__(self) -> str:
+        of_version = "" if self.version is None else f" of version {self.version}"
         head = (
-            f"{self.mode} search of version {self.version}: {self.matching:,} of {self.rows:,} "
-            f"rows match ({self.selectivity:.1%})"
+            f"{self.mode} search{of_version}: {self.matching:,} of {self.rows:,} rows match "
+            f"({self.selectivity:.1%})"
         )
         times = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in self.seconds.items())
         filters = [f"filter: {self.where}"] if self.where else []
