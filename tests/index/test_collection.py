@@ -29,7 +29,7 @@ from embedworks.errors import (
 from embedworks.index.collection import Collection
 from embedworks.index.modes import SEARCH_MODES, HybridSettings
 
-pytest.importorskip("lancedb")
+lancedb = pytest.importorskip("lancedb")
 DIM = 6
 WORDS = ["file", "open", "socket", "close", "path", "read", "write", "line"]
 
@@ -495,6 +495,32 @@ def test_whole_documents_are_replaced(path, column):
     assert collection.count("doc_id = 'd3'") == 1
     assert set(ids(collection)) == {f"c{n:03}" for n in range(40)} - {"c007"} | {"n"}
     assert collection.search("shorter", mode="bm25")[0].chunk_id == "c006"
+    collection.verify()
+
+
+def test_ids_of_large_tables_are_indexed(path, monkeypatch):
+    """Every change gives the same rows with the index as without."""
+    monkeypatch.setattr("embedworks.index._store.INDEXED_ROWS", 20)
+    rows, vectors = make_rows(40, seed=3)
+    collection = Collection.create(path, rows, vectors, overwrite=True)
+    table = lancedb.connect(str(path)).open_table("rows")
+    assert [index.columns for index in table.list_indices()] == [["chunk_id"]]
+    expected = {row["chunk_id"] for row in rows}
+    for number in range(20):
+        new = {"chunk_id": f"n{number}", "text": "zebra"}
+        old = {"chunk_id": f"c{number:03}", "text": "zebra"}
+        collection.upsert([new, old], np.ones((2, DIM)))
+        with pytest.raises(DuplicateIdError):
+            collection.add([new], np.ones((1, DIM)))
+        collection.remove([f"c{39 - number:03}"])
+        expected.add(f"n{number}")
+        expected.discard(f"c{39 - number:03}")
+    assert set(ids(collection)) == expected
+    assert len(collection.search("zebra", mode="bm25", k=99)) == 40
+    collection.update({"year": 7}, chunk_ids=sorted(expected))
+    assert collection.count("year = 7") == len(expected)
+    collection.compact(keep=1)
+    assert set(ids(collection)) == expected
     collection.verify()
 
 

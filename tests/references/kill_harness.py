@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedworks.index import Collection
+from embedworks.index import Collection, _store
 
 DIM = 8
 WORDS = ("zebra", "river", "stone", "cloud", "lamp")
@@ -232,6 +232,7 @@ def write(path: Path, seed: int, first: int) -> None:
     import lancedb  # noqa: F401  (kills should hit the writing)
 
     script = Script(seed)
+    _store.INDEXED_ROWS = 50  # so that the ids of such a small table are indexed, too
     print("ready", flush=True)
     number = first
     while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib
 import os
 import re
 import time
@@ -35,6 +36,9 @@ from embedworks.errors import (
 __all__ = ["KEPT_VERSIONS", "Commit", "TableStore", "Version"]
 
 T = TypeVar("T")
+
+#: From how many rows on ids are indexed.
+INDEXED_ROWS = 20_000
 
 #: How many of the newest versions are kept at least.
 KEPT_VERSIONS = 8
@@ -170,6 +174,7 @@ class TableStore:
     def replace(self, rows: pa.Table) -> None:
         """Make ``rows`` the whole content, in one commit."""
         self._guard(lambda: self._connect().create_table(_TABLE, rows, mode="overwrite"), "write")
+        self._index_ids()
 
     def append(self, rows: pa.Table) -> None:
         """Add rows of the same schema, in one commit."""
@@ -225,6 +230,22 @@ class TableStore:
                 table.optimize(cleanup_older_than=max(age, _NO_TIME), delete_unverified=True)
 
         self._guard(optimize, "compact")
+        self._index_ids()
+
+    def _index_ids(self) -> None:
+        """Let a large table find rows by id without a scan: one more commit, of the same rows.
+
+        The table is right without it, so a full disk is no error here.
+        """
+
+        def make() -> None:
+            table = self._connect().open_table(_TABLE)
+            if table.count_rows() >= INDEXED_ROWS and not table.list_indices():
+                kinds = importlib.import_module("lancedb.index")
+                table.create_index("chunk_id", config=kinds.BTree())
+
+        with suppress(StorageError):
+            self._guard(make, "index")
 
     def tidy(self) -> None:
         """Compact once there are many versions; the lock is held and the change is stored."""
