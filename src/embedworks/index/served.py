@@ -120,7 +120,7 @@ class ServedCollection:
         columns = columns_of(table.schema)
         list(to_served(table, columns))  # complains before anything is made
         client = connect(uri, token, timeout)
-        about = {
+        about: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "dim": int(vectors.shape[1]),
             "columns": [[c.name, c.field, c.kind] for c in columns],
