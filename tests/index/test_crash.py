@@ -99,6 +99,46 @@ def test_writer_killed_a_hundred_times_loses_no_committed_row(tmp_path):
     assert done["answers_checked_while_writing"] >= 100
 
 
+SECOND = """
+import sys
+import numpy as np
+from embedworks.index import Collection
+
+path, name = sys.argv[1:]
+collection = Collection.open(path)
+for n in range(5):
+    row = {"chunk_id": f"{name}{n}", "text": f"file {name}"}
+    collection.add([row], np.full((1, 4), 1.0 + n))
+    collection.update({name: n}, where="text = 'file start'")
+"""
+
+
+def test_two_writers_and_a_reader_do_not_lose_each_others_rows(tmp_path):
+    """Both write as fast as they can; each change of either is there afterwards."""
+    path = tmp_path / "c"
+    Collection.create(path, [{"chunk_id": "start", "text": "file start"}], np.ones((1, 4)))
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SECOND, str(path), name], stderr=subprocess.PIPE, text=True
+        )
+        for name in ("left", "right")
+    ]
+    seen = 1
+    while any(writer.poll() is None for writer in writers):
+        reader = Collection.open(path)
+        assert len(reader) >= seen
+        assert len(reader.search("file", mode="bm25", k=99)) == len(reader)
+        seen = len(reader)
+    for writer in writers:
+        _, errors = writer.communicate()
+        assert writer.returncode == 0, errors
+    collection = Collection.open(path)
+    expected = {"start", *(f"{name}{n}" for name in ("left", "right") for n in range(5))}
+    assert set(collection.rows["chunk_id"].to_pylist()) == expected
+    assert collection.count('"left" = 4 AND "right" = 4') == 1
+    collection.verify()
+
+
 def test_the_harness_would_notice_a_lost_row(tmp_path):
     script = kill_harness.Script(seed=0)
     script.carry_out(0, tmp_path / "c")

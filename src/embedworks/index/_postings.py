@@ -141,7 +141,7 @@ def postings(parts: Sequence[Counts], total: int, *, k1: float, b: float) -> dic
     term = np.concatenate(
         [np.array([place[word] for word in part[0]], dtype=np.int64)[part[2]] for part in parts]
     )
-    order = np.lexsort((term, row))
+    order = np.argsort(row * max(1, len(words)) + term, kind="stable")
     row, term, counts = row[order], term[order], counts[order]
     vocabulary = Vocabulary.of(words)
     content = vocabulary.is_content()

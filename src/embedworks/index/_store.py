@@ -45,6 +45,8 @@ KEPT_VERSIONS = 8
 
 _TABLE = "rows"
 _LISTED_IDS = 2_000
+_MOST_VERSIONS = 250  # before a change compacts, beyond the 16 of a small table
+_ROWS_PER_VERSION = 5_000
 _LOCKS = {"writer": ".lock", "cache": ".cache.lock"}
 _NEVER = datetime.timedelta(days=36_500)
 _NO_TIME = datetime.timedelta(0)
@@ -248,11 +250,18 @@ class TableStore:
             self._guard(make, "index")
 
     def tidy(self) -> None:
-        """Compact once there are many versions; the lock is held and the change is stored."""
-        if len(self._manifests()) <= 2 * KEPT_VERSIONS:
+        """Compact once there are many versions; the lock is held and the change is stored.
+
+        Compacting may write the whole table again, so a large table is left alone for longer.
+        """
+        versions = len(self._manifests())
+        if versions <= 2 * KEPT_VERSIONS:
             return
         try:
-            self.compact(KEPT_VERSIONS)
+            newest = self.latest()
+            rows = self.count(newest.version) if newest else 0
+            if versions > 2 * KEPT_VERSIONS + min(_MOST_VERSIONS, rows // _ROWS_PER_VERSION):
+                self.compact(KEPT_VERSIONS)
         except StorageError as error:
             warnings.warn(
                 f"The change is stored, but old versions could not be removed: {error.strerror}.",
