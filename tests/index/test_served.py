@@ -293,6 +293,10 @@ def test_changes_follow_the_local_collection(served, changing, tmp_path):
 
 
 def test_refusals_change_nothing(changing):
+    class Scores:
+        def predict(self, pairs):
+            return [0.0] * len(pairs)
+
     row = [{"chunk_id": "new", "text": "x"}]
     for change, error, message in [
         (lambda: changing.add(make_rows(2)[0], np.ones((2, DIM))), DuplicateIdError, "2 of 2"),
@@ -306,6 +310,11 @@ def test_refusals_change_nothing(changing):
         (lambda: changing.update({"text": "x"}, where="year = 2001"), InputError, "upsert"),
         (lambda: changing.update({"color": 1}, where="year = 2001"), InputError, "'color'"),
         (lambda: changing.search("x", mode="dense"), InputError, "encoder="),
+        (
+            lambda: changing.search(vector=np.ones(DIM), mode="dense", rerank=Scores()),
+            InputError,
+            "query's text",
+        ),
         (lambda: changing.search(vector=np.ones(DIM), mode="dense", k=0), InputError, "k must"),
         (lambda: changing.search(vector=np.ones(DIM), mode="dense", k=99_999), InputError, "most"),
         (lambda: changing.search("x", mode="bm25", where="nope = 1"), QuerySyntaxError, "nope"),

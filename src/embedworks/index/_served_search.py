@@ -130,17 +130,15 @@ class ServedSearch:
             lists = self._words(queries, wanted, chosen)
         else:
             depth = max(wanted, _FUSED_ROWS)
-            pairs = zip(
-                self._words(queries, depth, chosen),
-                self._dense(queries, depth, chosen),
-                strict=True,
-            )
-            lists = [self._fuse(words, dense)[:wanted] for words, dense in pairs]
+            words = self._words(queries, depth, chosen)
+            dense = self._dense(queries, depth, chosen)
+            lists = [self._fuse(*both)[:wanted] for both in zip(words, dense, strict=True)]
         if self.reranker is None:
             return lists
-        assert queries.texts is not None or self.mode == "dense"
-        asked = queries.need_texts("rerank") if queries.texts is None else queries.texts
-        return [self._rerank(query, found, k) for query, found in zip(asked, lists, strict=True)]
+        if queries.texts is None:
+            raise InputError("rerank needs the query's text: give it beside the vector.")
+        pairs = zip(queries.texts, lists, strict=True)
+        return [self._rerank(query, found, k) for query, found in pairs]
 
     def _dense(self, queries: Queries, limit: int, chosen: str) -> list[list[Found]]:
         vectors = queries.need_vectors(self.mode)
