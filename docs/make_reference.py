@@ -65,8 +65,8 @@ def cli_page() -> str:
     parts = [
         "# Command line",
         "Every command takes `--json` and then prints one JSON object on standard output. "
-        "Progress, warnings and errors go to standard error. The exit code is 0, or 1 when "
-        "`index check` finds damage, or 2 for an error that you can mend, or 130 after an "
+        "Progress, warnings and errors go to standard error. The exit code is 0, or 1 where a "
+        "command's help says so, or 2 for an error that you can mend, or 130 after an "
         "interruption.",
         _help([]),
     ]
