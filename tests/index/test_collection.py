@@ -481,6 +481,26 @@ def test_update_sets_attributes(path):
     assert collection.version == before
 
 
+def test_sets_can_be_filtered_and_changed(tmp_path):
+    rows = [
+        {"chunk_id": "a", "text": "x", "tags": ["red", "blue"]},
+        {"chunk_id": "b", "text": "x", "tags": []},
+        {"chunk_id": "c", "text": "x"},
+    ]
+    collection = Collection.create(tmp_path / "c", rows, np.eye(3))
+    collection.upsert([{"chunk_id": "d", "text": "x", "tags": {"red"}}], np.ones((1, 3)))
+    assert collection.count("tags CONTAINS 'red'") == 2
+    assert collection.count("NOT tags CONTAINS 'red'") == 1
+    hits = collection.search(vector=np.eye(3)[0], mode="dense", where="tags CONTAINS 'blue'")
+    assert [hit.attributes["tags"] for hit in hits] == [["red", "blue"]]
+    assert json.loads(json.dumps(hits[0].to_dict()))["attributes"]["tags"] == ["red", "blue"]
+    assert collection.update({"tags": ["green"]}, where="tags IS NULL") == 1
+    assert collection.count("tags CONTAINS 'green'") == 1
+    with pytest.raises(QuerySyntaxError, match="CONTAINS"):
+        collection.count("tags = 'red'")
+    collection.verify()
+
+
 @pytest.mark.parametrize("column", [{}, {"color": "red"}])
 def test_whole_documents_are_replaced(path, column):
     """In place, and where a new column makes the whole table new."""
