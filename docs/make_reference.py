@@ -61,16 +61,19 @@ def exports(package: Path) -> dict[str, str]:
 
 def cli_page() -> str:
     """Return the help of the program and of every command."""
-    commands = sorted(typer.main.get_command(app).commands)
+    commands = typer.main.get_command(app).commands
     parts = [
         "# Command line",
         "Every command takes `--json` and then prints one JSON object on standard output. "
-        "Progress, warnings and errors go to standard error. The exit code is 0, or 2 for an "
-        "error that you can mend, or 130 after an interruption.",
+        "Progress, warnings and errors go to standard error. The exit code is 0, or 1 where a "
+        "command's help says so, or 2 for an error that you can mend, or 130 after an "
+        "interruption.",
         _help([]),
     ]
-    for command in commands:
+    for command in sorted(commands):
         parts += [f"## embedworks {command}", _help([command])]
+        for part in sorted(getattr(commands[command], "commands", ())):
+            parts += [f"### embedworks {command} {part}", _help([command, part])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -111,6 +111,36 @@ def test_profiles_leave_out_function_words():
     assert len(index.row_profile(4)[0]) == 0
 
 
+@given(
+    old=st.lists(st.tuples(text, text), max_size=8),
+    kept=st.lists(st.integers(0, 7), max_size=8, unique=True),
+    new=st.lists(st.tuples(text, text), max_size=4),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_index_made_from_an_older_one_is_the_same(old, kept, new, seed):
+    older = BM25Index.build([t for t, _ in old], titles=[title for _, title in old])
+    kept = [row for row in kept if row < len(old)]
+    rows = [*((old[row], row) for row in kept), *((pair, -1) for pair in new)]
+    np.random.default_rng(seed).shuffle(rows)
+    texts, titles = [pair[0] for pair, _ in rows], [pair[1] for pair, _ in rows]
+    places = np.array([row for _, row in rows], dtype=np.int64)
+    quick = BM25Index.build(texts, titles=titles, previous=(older, places))
+    fresh = BM25Index.build(texts, titles=titles)
+    assert list(quick.vocabulary) == list(fresh.vocabulary)
+    for name, array in fresh.arrays.items():
+        np.testing.assert_array_equal(quick.arrays[name], array, err_msg=name)
+
+
+def test_vocabulary_finds_every_term_and_no_other():
+    index = BM25Index.build(["the \ud800 z\u00e9ro zero \U0001f40d1 ab a ba abc \uffee" * 2])
+    names = list(index.vocabulary)
+    assert names == sorted(names)
+    assert [index.vocabulary[name] for name in names] == list(range(len(names)))
+    for absent in ("", "aa", "zz", "\U0010ffff", "abcd"):
+        assert index.vocabulary.get(absent) is None
+
+
 def test_bad_input():
     index = BM25Index.build(TEXTS)
     with pytest.raises(InputError, match="list of strings"):
@@ -121,6 +151,12 @@ def test_bad_input():
         BM25Index.build(TEXTS, k1=-1)
     with pytest.raises(InputError, match="b must"):
         BM25Index.build(TEXTS, b=2)
+    with pytest.raises(ShapeError, match="previous rows"):
+        BM25Index.build(TEXTS, previous=(index, np.zeros(2, np.int64)))
+    with pytest.raises(InputError, match="another analyzer"):
+        BM25Index.build(
+            TEXTS, previous=(index, np.zeros(5, np.int64)), analyzer=Analyzer(stemmer="none")
+        )
 
 
 @pytest.mark.parametrize("texts", [TEXTS, [], ["", ""]])
@@ -163,7 +199,7 @@ def test_damaged_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format_version": 2},
+        {"format_version": 1},
         {"rows": 7},
         {"terms": 1},
         {"files": []},

@@ -16,84 +16,60 @@ from embedworks.index.collection import Collection
 
 pytest.importorskip("lancedb")
 
-# Each version has `10 + version` rows (creates) or two more rows (adds), and every row says
-# which version wrote it, so that a mixture would show.
+from references import kill_harness
+
+# Each version has `10 + version` rows, and every row says which version wrote it, so that a
+# mixture would show.
 WRITER = """
 import sys
 import numpy as np
 from embedworks.index import Collection
 
-path, job, start = sys.argv[1], sys.argv[2], int(sys.argv[3])
-
-def rows(count, tag):
-    return [{"chunk_id": f"{tag}-{n}", "text": f"file tag{tag}", "tag": tag} for n in range(count)]
-
+path, start = sys.argv[1], int(sys.argv[2])
 import lancedb  # imported before "ready": kills should hit the writing
 print("ready", flush=True)
 for version in range(start, start + 10_000):
-    tag = f"v{version}"
-    if job == "create":
-        count = 10 + version % 7
-        vectors = np.full((count, 4), version + 1.0)
-        Collection.create(path, rows(count, tag), vectors, metadata={"tag": tag}, overwrite=True)
-    else:
-        collection = Collection.open(path)
-        collection.add(rows(2, tag), np.full((2, 4), version + 1.0))
+    tag, count = f"v{version}", 10 + version % 7
+    rows = [{"chunk_id": f"{tag}-{n}", "text": f"file tag{tag}", "tag": tag} for n in range(count)]
+    vectors = np.full((count, 4), version + 1.0)
+    Collection.create(path, rows, vectors, metadata={"tag": tag}, overwrite=True)
 """
 
 
-def start(path, job, first):
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), job, str(first)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline().strip() == "ready", process.stderr.read()
-    return process
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
-
-
-def check_whole(path, job):
-    """Open, search and compare every row with what its writer meant; return the last version."""
+def check_whole(path):
+    """Open, search and compare every row with what its writer meant; return the version."""
     collection = Collection.open(path)
     tags = collection.rows.column("tag").to_pylist()
-    versions = [int(tag[1:]) for tag in tags]
-    np.testing.assert_array_equal(collection.vectors[:, 0], np.array(versions) + 1.0)
-    if job == "create":
-        assert len(set(tags)) == 1
-        assert len(collection) == 10 + versions[0] % 7
-        assert collection.metadata == {"tag": tags[0]}
-    else:
-        assert all(tags.count(tag) == 2 for tag in set(tags) - {"v0"})
-        assert sorted(set(versions)) == list(range(max(versions) + 1))
-    hits = collection.search(f"tag{tags[-1]}", mode="bm25", k=1000)
-    assert {hit.attributes["tag"] for hit in hits} == {tags[-1]}
-    assert len(collection.search(vector=np.ones(4), mode="dense", k=1000)) == len(collection)
+    version = int(tags[0][1:])
+    assert set(tags) == {tags[0]}
+    assert len(collection) == 10 + version % 7
+    assert collection.metadata == {"tag": tags[0]}
+    np.testing.assert_array_equal(collection.vectors, version + 1.0)
+    assert len(collection.search(f"tag{tags[0]}", mode="bm25", k=99)) == len(collection)
+    assert len(collection.search(vector=np.ones(4), mode="dense", k=99)) == len(collection)
     collection.verify()
-    return max(versions)
+    return version
 
 
-def crash(path, job, kills, seed):
-    """Kill a writer again and again; each one goes on where the last one was stopped."""
+def kill_creations(path, kills, seed):
+    """Kill a process that makes a collection anew over and over; return how many got ahead."""
     rng = np.random.default_rng(seed)
     last, progress = 0, 0
-    if job == "add":
-        rows = [{"chunk_id": "v0-0", "text": "file tagv0", "tag": "v0"}]
-        Collection.create(path, rows, np.ones((1, 4)))
     for _ in range(kills):
-        process = start(path, job, last + 1)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(last + 1)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout.readline().strip() == "ready", process.stderr.read()
         time.sleep(float(rng.uniform(0.0, 0.4)))
-        kill(process)
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
         try:
-            found = check_whole(path, job)
+            found = check_whole(path)
         except NotFoundError:  # killed before the very first version
-            assert job == "create"
             assert last == 0
             continue
         assert found >= last
@@ -102,15 +78,77 @@ def crash(path, job, kills, seed):
     return progress
 
 
-@pytest.mark.parametrize(("job", "kills"), [("create", 2), ("add", 1)])
-def test_killed_writer(tmp_path, job, kills):
-    crash(tmp_path / "c", job, kills=kills, seed=0)
+def test_killed_while_made_anew(tmp_path):
+    kill_creations(tmp_path / "c", kills=2, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["create", "add"])
-def test_writer_killed_twenty_times(tmp_path, job):
-    assert crash(tmp_path / "c", job, kills=20, seed=1) >= 5
+def test_killed_twenty_times_while_made_anew(tmp_path):
+    assert kill_creations(tmp_path / "c", kills=20, seed=1) >= 5
+
+
+def test_killed_writer_loses_no_committed_row(tmp_path):
+    done = kill_harness.run(tmp_path / "c", kills=3, seed=2)
+    assert done["kills"] == 3
+
+
+@pytest.mark.slow
+def test_writer_killed_a_hundred_times_loses_no_committed_row(tmp_path):
+    done = kill_harness.run(tmp_path / "c", kills=100, seed=0)
+    assert done["changes"] >= 100
+    assert done["answers_checked_while_writing"] >= 100
+
+
+SECOND = """
+import sys
+import numpy as np
+from embedworks.index import Collection
+
+path, name = sys.argv[1:]
+collection = Collection.open(path)
+for n in range(5):
+    row = {"chunk_id": f"{name}{n}", "text": f"file {name}"}
+    collection.add([row], np.full((1, 4), 1.0 + n))
+    collection.update({name: n}, where="text = 'file start'")
+"""
+
+
+def test_two_writers_and_a_reader_do_not_lose_each_others_rows(tmp_path):
+    """Both write as fast as they can; each change of either is there afterwards."""
+    path = tmp_path / "c"
+    Collection.create(path, [{"chunk_id": "start", "text": "file start"}], np.ones((1, 4)))
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SECOND, str(path), name], stderr=subprocess.PIPE, text=True
+        )
+        for name in ("left", "right")
+    ]
+    seen = 1
+    while any(writer.poll() is None for writer in writers):
+        reader = Collection.open(path)
+        assert len(reader) >= seen
+        assert len(reader.search("file", mode="bm25", k=99)) == len(reader)
+        seen = len(reader)
+    for writer in writers:
+        _, errors = writer.communicate()
+        assert writer.returncode == 0, errors
+    collection = Collection.open(path)
+    expected = {"start", *(f"{name}{n}" for name in ("left", "right") for n in range(5))}
+    assert set(collection.rows["chunk_id"].to_pylist()) == expected
+    assert collection.count('"left" = 4 AND "right" = 4') == 1
+    collection.verify()
+
+
+def test_the_harness_would_notice_a_lost_row(tmp_path):
+    script = kill_harness.Script(seed=0)
+    script.carry_out(0, tmp_path / "c")
+    collection = Collection.open(tmp_path / "c")
+    kill_harness.check_answers(collection, script.states[0])
+    assert kill_harness.content(collection) == script.states[0]
+    collection.remove([sorted(script.states[0])[0]])
+    assert kill_harness.content(collection) != script.states[0]
+    with pytest.raises(AssertionError):
+        kill_harness.check_answers(collection, script.states[0])
 
 
 STARVED = """
@@ -124,23 +162,27 @@ collection = Collection.open(path)
 rng = np.random.default_rng(0)
 rows = [{"chunk_id": f"n{n}", "text": "zebra " * 50} for n in range(3000)]
 vectors = rng.standard_normal((3000, collection.dim))
+changes = {
+    "add": lambda: collection.add(rows, vectors),
+    "upsert": lambda: collection.upsert(rows, vectors),
+    "update": lambda: collection.update({"new": "zebra " * 9999}, where="text LIKE 'file%'"),
+    "create": lambda: Collection.create(path, rows, vectors, overwrite=True),
+}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 # First not even the table can be written, then the table but not its cache.
 for limit in (8_000, 250_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    for write in (
-        lambda: collection.add(rows, vectors),
-        lambda: Collection.create(path, rows, vectors, overwrite=True),
-    ):
+    for name, change in changes.items():
         try:
-            write()
+            change()
         except StorageError as error:
-            print("refused:", str(error).replace(chr(10), " "))
+            print(name, "refused:", str(error).replace(chr(10), " "))
         else:
-            print("written")
+            print(name, "written")
     if limit == 8_000:
         seen = Collection.open(path)
         print("version", seen.version, "rows", len(seen), seen.verify()["rows"])
+        changes = {name: changes[name] for name in ("add", "create")}
 """
 
 
@@ -154,14 +196,17 @@ def test_full_disk(tmp_path):
         text=True,
         check=True,
     )
-    added, created, kept, *cache_only = run.stdout.splitlines()
-    for line in (added, created):
-        assert line.startswith("refused:")
+    *refused, kept, added, created = run.stdout.splitlines()
+    assert [line.split()[0] for line in refused] == ["add", "upsert", "update", "create"]
+    for line in refused:
+        assert "refused:" in line
         assert "too large" in line
         assert "intact" in line
     assert kept == "version 1 rows 20 20"
-    assert cache_only == ["written", "written"]
+    assert (added, created) == ("add written", "create written")
     assert "its cache could not be written" in run.stderr
     collection = Collection.open(tmp_path / "c")
     assert len(collection) == 3000
     collection.verify()
+    collection.compact(keep=1)  # what the refused changes left is removed
+    assert len(list((tmp_path / "c" / "rows.lance" / "data").iterdir())) == 1

@@ -204,7 +204,7 @@ def test_chunked_sliced_and_empty_tables():
         ("year LIKE '3%'", "LIKE needs a text column"),
         ("name IN ('a', 3)", "single quotes"),
         ("year BETWEEN 1 AND 'x'", "without quotes"),
-        ("tags = 'a'", "cannot be filtered"),
+        ("tags = 'a'", "tags CONTAINS 'value'"),
     ],
 )
 def test_mistakes_are_explained(text, problem):

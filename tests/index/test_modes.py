@@ -11,7 +11,7 @@ from embedworks.errors import InputError, SettingsError, UnknownNameError
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex
 from embedworks.index.feedback import expand_terms, rank_weights, rocchio
-from embedworks.index.modes import SEARCH_MODES, HybridSettings, Queries, Searchable
+from embedworks.index.modes import FUSIONS, SEARCH_MODES, HybridSettings, Queries, Searchable
 
 WORDS = ["file", "open", "socket", "close", "path", "read", "write", "the", "is"]
 
@@ -31,12 +31,14 @@ def corpus(seed, total, dim=5):
     total=st.integers(0, 30),
     k=st.integers(1, 40),
     share=st.sampled_from([None, 0.0, 0.2, 0.9]),
+    fusion=st.sampled_from(FUSIONS),
 )
-@settings(max_examples=60, deadline=None)
-def test_invariants(mode, seed, total, k, share):
+@settings(max_examples=100, deadline=None)
+def test_invariants(mode, seed, total, k, share, fusion):
     texts, vectors, rng = corpus(seed, total)
     mask = None if share is None else rng.random(total) < share
-    searchable = Searchable(ExactIndex(vectors), BM25Index.build(texts))
+    chosen = HybridSettings(fusion=fusion)
+    searchable = Searchable(ExactIndex(vectors), BM25Index.build(texts), chosen)
     queries = Queries(["open file", "the", "zebra"], rng.standard_normal((3, 5)))
     results = SEARCH_MODES[mode].run(searchable, queries, k, mask)
     matching = total if mask is None else int(mask.sum())
@@ -83,9 +85,42 @@ def test_hybrid_equals_its_formula(feedback_rows):
     assert np.corrcoef(np.argsort(-scores, kind="stable"), ids)[0, 1] > 0.99
 
 
-def test_hybrid_does_not_depend_on_batch_or_k():
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("fusion", ["linear", "rrf"])
+def test_other_fusions_equal_their_formulas(fusion, masked):
+    texts, vectors, rng = corpus(4, 40)
+    bm25, dense = BM25Index.build(texts), ExactIndex(vectors)
+    mask = rng.random(40) < 0.5 if masked else np.ones(40, dtype=bool)
+    query, vector = "open the socket path", rng.standard_normal(5).astype(np.float32)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lexical = bm25.row_scores(bm25.query_terms(query)).astype(np.float64)
+    semantic = (units @ (vector / np.linalg.norm(vector))).astype(np.float64)
+    rows = np.flatnonzero(mask)
+    if fusion == "linear":
+        expected = 0.3 * lexical / lexical.max() + 0.7 * (semantic + 1) / 2
+    else:
+        expected = np.zeros(40)
+        for weight, scores in ((0.3, lexical), (0.7, semantic)):
+            order = sorted(rows, key=lambda row: (-np.float32(scores[row]), row))
+            for rank, row in enumerate(order, start=1):
+                if scores is semantic or scores[row] > 0:
+                    expected[row] += weight / (60 + rank)
+    chosen = HybridSettings(bm25_weight=0.3, feedback_rows=0, fusion=fusion)
+    run = SEARCH_MODES["hybrid"].run
+    given_mask = mask if masked else None
+    ids, found = run(
+        Searchable(dense, bm25, chosen), Queries([query], vector[None]), 9, given_mask
+    )[0]
+    np.testing.assert_allclose(found, np.sort(expected[rows])[::-1][:9], atol=1e-5)
+    np.testing.assert_allclose(found, expected[ids], atol=1e-5)
+    assert mask[ids].all()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_hybrid_does_not_depend_on_batch_or_k(fusion):
     texts, vectors, rng = corpus(2, 300, dim=32)
-    searchable = Searchable(ExactIndex(vectors), BM25Index.build(texts))
+    chosen = HybridSettings(fusion=fusion)
+    searchable = Searchable(ExactIndex(vectors), BM25Index.build(texts), chosen)
     asked = rng.standard_normal((20, 32)).astype(np.float32)
     questions = [" ".join(rng.choice(WORDS, 3)) for _ in range(20)]
     run = SEARCH_MODES["hybrid"].run
@@ -131,10 +166,12 @@ def test_every_mode_explains_itself():
 
 
 def test_settings_are_checked_and_round_trip():
-    settings_ = HybridSettings(bm25_weight=0.35, feedback_rows=0)
+    settings_ = HybridSettings(bm25_weight=0.35, feedback_rows=0, fusion="rrf")
     assert HybridSettings.from_dict(settings_.to_dict()) == settings_
     for name, value in [("bm25_weight", 1.5), ("feedback_rows", -1), ("original_weight", 2)]:
         with pytest.raises(InputError, match=name):
             HybridSettings(**{name: value})
+    with pytest.raises(UnknownNameError, match="'rrf'"):
+        HybridSettings(fusion="rff")
     with pytest.raises(SettingsError, match="bm25_weight"):
         HybridSettings.from_dict({"bm25_wieght": 1})

@@ -30,7 +30,38 @@ def test_rows_of_any_form_are_one_schema():
     assert first.equals(rows_table(table))
     assert first.column_names[:8] == list(BASE_COLUMNS)
     assert first.column("doc_id").to_pylist() == ["a"]
-    assert first.column("tags").to_pylist() == ['["p", "q"]']
+    assert first.schema.field("tags").type == pa.list_(pa.string())
+    assert first.column("tags").to_pylist() == [["p", "q"]]
+
+
+def test_sets_of_one_type_stay_sets_and_other_nested_values_become_json():
+    values = {
+        "words": [["a"], None, []],
+        "numbers": [{3, 1}, (2.5,), None],
+        "empty": [[], None, []],
+        "mixed": [["a", 1], ["b"], None],
+        "objects": [{"k": 1}, None, {"k": 2}],
+        "deep": [[["a"]], None, None],
+        "some": [["a"], "a", None],
+    }
+    items = [
+        {"chunk_id": str(n), "text": "x", **{name: column[n] for name, column in values.items()}}
+        for n in range(3)
+    ]
+    table = rows_table(items)
+    assert table["words"].to_pylist() == [["a"], None, []]
+    assert table["numbers"].to_pylist() == [[1.0, 3.0], [2.5], None]
+    assert table["empty"].to_pylist() == [[], None, []]
+    assert table["mixed"].to_pylist() == ['["a", 1]', '["b"]', None]
+    assert table["objects"].to_pylist() == ['{"k": 1}', None, '{"k": 2}']
+    assert table["deep"].to_pylist() == ['[["a"]]', None, None]
+    assert table["some"].to_pylist() == ['["a"]', "a", None]
+    left, right = unify(pa.table({"v": [[1], None]}), pa.table({"v": [[2.5]]}))
+    assert left.schema == right.schema
+    assert left["v"].to_pylist() == [[1.0], None]
+    with pytest.warns(DataWarning, match="as text from now on"):
+        left, right = unify(pa.table({"v": [["é"], None]}), pa.table({"v": ["b"]}))
+    assert (left["v"].to_pylist(), right["v"].to_pylist()) == (['["é"]', None], ["b"])
 
 
 def test_mixed_attributes_become_text():

@@ -36,7 +36,7 @@ def storage_errors(target: Path) -> Iterator[None]:
     """Turn a failed write into a `StorageError` that names the target and the remedy."""
     try:
         yield
-    except StorageError:
+    except (StorageError, NotFoundError):
         raise
     except OSError as error:
         remedies = {

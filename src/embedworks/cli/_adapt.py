@@ -1,4 +1,4 @@
-"""``embedworks adapt``, ``index`` and ``demo``."""
+"""``embedworks adapt`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ Exclude = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(adapt)
-    app.command()(index)
     app.command()(demo)
 
 
@@ -87,29 +86,6 @@ def adapt(
         emit_json(result.to_dict())
         return
     _show_result(result)
-
-
-def index(
-    documents: Annotated[str, typer.Argument(help="Folder, file or table of documents.")],
-    out: Out,
-    model: Annotated[
-        str, typer.Option(help="Model to use as it is: static, minilm, a folder or a hub name.")
-    ] = "static",
-    exclude: Exclude = None,
-    overwrite: Overwrite = False,
-    json: JsonFlag = False,
-) -> None:
-    """Index documents with a model as it is, without training."""
-    from embedworks.training import index_documents
-
-    info = index_documents(documents, out=out, model=model, exclude=exclude, overwrite=overwrite)
-    if json:
-        emit_json(info)
-        return
-    console.print(
-        f"{info['chunks']:,} chunks of {info['documents']:,} documents indexed in "
-        f'{info["seconds"]:.1f} s. Search them: embedworks search {out} "..."'
-    )
 
 
 def demo(

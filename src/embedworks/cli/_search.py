@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register", "show_hits"]
 
-RunArgument = Annotated[Path, typer.Argument(help="Run folder, made by `adapt` or `index`.")]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder, made by `adapt` or `index build`.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,16 @@ def search(
         str | None, typer.Option(help="Filter, such as \"path LIKE 'http%' AND kind = 'code'\".")
     ] = None,
     mode: Annotated[str, typer.Option(help="hybrid, dense or bm25.")] = "hybrid",
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="Cross-encoder that reads the first results again: a folder or hub name."
+        ),
+    ] = None,
+    rerank_depth: Annotated[int, typer.Option(help="How many results it reads.")] = 50,
+    version: Annotated[
+        int | None, typer.Option(help="Search an older version, see `index versions`.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say how the search was carried out.")
     ] = False,
@@ -40,9 +50,14 @@ def search(
     """Search a run: title, place, score and the passage that matches."""
     from embedworks.training import open_run
 
-    searcher = open_run(run)
-    hits = searcher.search(query, k=k, where=where, mode=mode)
-    plan = searcher.explain(query, k=k, where=where, mode=mode) if explain else None
+    searcher = open_run(run, version=version)
+    options: dict[str, Any] = {"k": k, "where": where, "mode": mode}
+    if rerank is not None:
+        from embedworks.models import load_reranker
+
+        options |= {"rerank": load_reranker(rerank), "rerank_depth": rerank_depth}
+    hits = searcher.search(query, **options)
+    plan = searcher.explain(query, **options) if explain else None
     if json:
         value = {"query": query, "mode": mode, "where": where, "hits": [h.to_dict() for h in hits]}
         emit_json({**value, "plan": str(plan)} if plan else value)
@@ -63,6 +78,8 @@ def show_hits(hits: Sequence[Hit], *, passages: bool = True) -> None:
         head = Text(f"{hit.rank:>2}. ", style="dim")
         head.append(hit.title or hit.path, style="bold")
         head.append(f"  {hit.score:.3f}", style="green")
+        if hit.first_score is not None:
+            head.append(f"  (before reranking {hit.first_score:.3f})", style="dim")
         console.print(head)
         console.print(Text(f"    {place}", style="cyan"))
         if passages:

@@ -12,6 +12,7 @@ from embedworks.cli import (
     _adapt,
     _compare,
     _evaluate,
+    _index,
     _inspect,
     _limits,
     _merge,
@@ -38,6 +39,7 @@ app = typer.Typer(
 for module in (
     _adapt,
     _compare,
+    _index,
     _search,
     _evaluate,
     _train,

@@ -1,4 +1,4 @@
-"""Mode "hybrid": averaged z-scores of two rankers, refined by their first results."""
+"""Mode "hybrid": two rankers under one filter, fused, and refined by their first results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from embedworks._core.validation import check_k
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex, matching_rows
 from embedworks.index.feedback import expand_terms, rank_weights, rocchio
-from embedworks.index.fusion import standardize
+from embedworks.index.fusion import reciprocal_rank_fusion, standardize
 
-__all__ = ["HybridSearch"]
+__all__ = ["RANKED_ROWS", "HybridSearch"]
 
 _BLOCK_BYTES = 64 * 2**20
+RANKED_ROWS = 1000  # of each ranker, under fusion by rank
 _SMALLEST_DEVIATION = 0.25  # of BM25 scores, as a share of their mean
 
 
@@ -29,6 +30,7 @@ class HybridSearch:
     feedback_rows: int
     feedback_terms: int
     original_weight: float
+    fusion: str = "zscore"
 
     def run(
         self, texts: Sequence[str], vectors: np.ndarray, k: int, mask: np.ndarray | None
@@ -62,13 +64,15 @@ class HybridSearch:
     def _rank(
         self, terms: Sequence[dict[int, float]], vectors: np.ndarray, k: int, rows: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Rank the rows by the weighted mean of z-scores."""
+        """Rank the rows, which all pass the filter, by both rankers together."""
+        if self.fusion == "rrf":
+            return self._rank_by_rank(terms, vectors, k, rows)
         approximate = self.dense.approximate(vectors, rows)
         margins = self.dense.margins(vectors)
         results = []
         for number, query in enumerate(terms):
             lexical = self._lexical(query, rows)
-            mean, deviation = self.dense.moments(vectors[number])
+            mean, deviation = self._dense_scale(vectors[number])
             semantic = standardize(approximate[number], mean=mean, deviation=deviation)
             fused = lexical + (1.0 - self.bm25_weight) * semantic
             keep = np.arange(len(rows))
@@ -85,17 +89,45 @@ class HybridSearch:
             results.append((rows[keep][order], scores[order]))
         return results
 
-    def _lexical(self, query: dict[int, float], rows: np.ndarray) -> np.ndarray:
-        """Return the weighted BM25 z-scores of the rows.
+    def _rank_by_rank(
+        self, terms: Sequence[dict[int, float]], vectors: np.ndarray, k: int, rows: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Fuse the best rows of both rankers by their ranks.
 
-        Mean and deviation are those of all rows that share a term with the query: over all
-        rows they would drift with the size of the collection. The floor keeps a few nearly
-        equal scores from being blown up.
+        The dense list alone has min(k, matching) rows or more, so the result has too.
+        """
+        mask = np.zeros(len(self.dense), dtype=bool)
+        mask[rows] = True
+        depth = max(k, RANKED_ROWS)
+        dense_ids, _ = self.dense.search(vectors, depth, mask=mask, allow_zero=True)
+        weights = (self.bm25_weight, 1.0 - self.bm25_weight)
+        results = []
+        for query, semantic in zip(terms, dense_ids, strict=True):
+            lexical, _ = self.bm25.best(self.bm25.row_scores(query), depth, mask=mask)
+            ids, scores = reciprocal_rank_fusion([lexical, semantic], weights=weights)
+            results.append((ids[:k], scores[:k].astype(np.float32)))
+        return results
+
+    def _dense_scale(self, vector: np.ndarray) -> tuple[float, float]:
+        """Return what is subtracted from a query's cosines, and by what they are divided."""
+        if self.fusion == "linear":
+            return -1.0, 2.0  # from [-1, 1] to [0, 1]
+        return self.dense.moments(vector)
+
+    def _lexical(self, query: dict[int, float], rows: np.ndarray) -> np.ndarray:
+        """Return the weighted BM25 scores of the rows, on the scale of the fusion.
+
+        The scale is that of all rows, so that a filter changes no score. Under "linear" 1 is the
+        highest score of all rows. Under "zscore" mean and deviation are those of the rows that
+        share a term with the query: with the others they would drift with the size of the
+        collection. The floor keeps a few nearly equal scores from being blown up.
         """
         scores = self.bm25.row_scores(query).astype(np.float64)
         found = scores[scores > 0]
         if not len(found):
             return np.zeros(len(rows))
+        if self.fusion == "linear":
+            return self.bm25_weight * scores[rows] / float(found.max())
         mean = float(found.mean())
         deviation = max(float(found.std()), _SMALLEST_DEVIATION * mean)
         return self.bm25_weight * standardize(scores[rows], mean=mean, deviation=deviation)

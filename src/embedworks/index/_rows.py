@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from embedworks._core.registry import did_you_mean
 from embedworks._core.validation import check_unique
-from embedworks.errors import DataWarning, DuplicateIdError, InputError
+from embedworks.errors import DataWarning, InputError
 
-__all__ = ["BASE_COLUMNS", "attach_vectors", "check_new_ids", "rows_table", "unify"]
+__all__ = ["BASE_COLUMNS", "attach_vectors", "rows_table", "unify", "values_table"]
 
 BASE_COLUMNS: dict[str, pa.DataType] = {
     "chunk_id": pa.string(),
@@ -28,6 +28,10 @@ BASE_COLUMNS: dict[str, pa.DataType] = {
     "end_line": pa.int64(),
     "kind": pa.string(),
 }
+#: Types that the elements of a set may have.
+_ELEMENTS = {
+    str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(),
+}  # fmt: skip
 _RESERVED = ("vector", "attributes", "_rowid", "_rowaddr", "_distance", "_score")
 
 
@@ -60,7 +64,7 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _plain(name: str, array: pa.Array) -> pa.Array:
-    """Turn nested columns into JSON text and rare text types into plain text."""
+    """Bring nested columns and rare text types to what `_values_array` makes of them."""
     kind = array.type
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return array.cast(pa.string())
@@ -106,7 +110,13 @@ def _flatten(number: int, row: Any) -> dict[str, Any]:
 
 
 def _values_array(name: str, values: Sequence[Any]) -> pa.Array:
-    """Make a column of free values; nested ones become JSON, mixed types become text."""
+    """Make a column of free values: sets of values of one type stay sets.
+
+    Other nested values become JSON, and mixed types become text.
+    """
+    sets = _sets_array(values)
+    if sets is not None:
+        return sets
     plain = [
         json.dumps(v, ensure_ascii=False, default=str, sort_keys=True)
         if isinstance(v, Mapping | list | tuple | set | np.ndarray)
@@ -133,6 +143,27 @@ def _values_array(name: str, values: Sequence[Any]) -> pa.Array:
         stacklevel=5,
     )
     return pa.array([None if v is None else str(v) for v in plain], pa.string())
+
+
+def _sets_array(values: Sequence[Any]) -> pa.Array | None:
+    """Make a column of lists, or return None when the values are not all lists of one type."""
+    given = [value for value in values if value is not None]
+    if not given or not all(isinstance(v, list | tuple | set | np.ndarray) for v in given):
+        return None
+    kinds = {type(item) for value in given for item in value}
+    if kinds == {int, float}:
+        kinds = {float}
+    if len(kinds) > 1 or not kinds <= set(_ELEMENTS):
+        return None
+    element = _ELEMENTS[next(iter(kinds), str)]
+    lists = [
+        None if value is None else sorted(value) if isinstance(value, set) else list(value)
+        for value in values
+    ]
+    try:
+        return pa.array(lists, pa.list_(element))
+    except (pa.ArrowInvalid, OverflowError):
+        return None
 
 
 def _base_table(columns: dict[str, pa.Array]) -> pa.Table:
@@ -191,7 +222,7 @@ def unify(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.Table]:
     first, second = (
         pa.table(
             {
-                name: table.column(name).cast(kind)
+                name: _converted(table.column(name), kind)
                 if name in table.column_names
                 else pa.nulls(len(table), kind)
                 for name, kind in kinds.items()
@@ -202,6 +233,16 @@ def unify(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.Table]:
     return first, second
 
 
+def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Cast a column; sets become JSON text where the column holds text from now on."""
+    if pa.types.is_list(column.type) and pa.types.is_string(kind):
+        texts = [
+            None if v is None else json.dumps(v, ensure_ascii=False) for v in column.to_pylist()
+        ]
+        return pa.chunked_array([pa.array(texts, kind)])
+    return column.cast(kind)
+
+
 def _common_type(name: str, found: Sequence[pa.DataType]) -> pa.DataType:
     known = [kind for kind in found if not pa.types.is_null(kind)]
     if len(set(known)) <= 1:
@@ -210,6 +251,8 @@ def _common_type(name: str, found: Sequence[pa.DataType]) -> pa.DataType:
         return pa.int64()
     if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in known):
         return pa.float64()
+    if all(pa.types.is_list(kind) for kind in known):
+        return pa.list_(_common_type(name, [kind.value_type for kind in known]))
     warnings.warn(
         f"Column {name!r} held {known[0]} values and the new rows hold {known[1]}: it is stored "
         "as text from now on.",
@@ -226,12 +269,16 @@ def attach_vectors(rows: pa.Table, vectors: np.ndarray) -> pa.Table:
     return rows.append_column("vector", column)
 
 
-def check_new_ids(existing: pa.Table, rows: pa.Table) -> None:
-    """Raise `DuplicateIdError` when a new chunk id is there already."""
-    taken = set(existing.column("chunk_id").to_pylist())
-    repeats = [i for i in rows.column("chunk_id").to_pylist() if i in taken]
-    if repeats:
-        raise DuplicateIdError(
-            f"{len(repeats)} of {len(rows)} chunk ids are in the collection already, the first is "
-            f"{repeats[0]!r}. Remove them first, or use upsert to replace them."
-        )
+def values_table(values: Mapping[str, Any], count: int) -> pa.Table:
+    """Return ``count`` rows that all hold the same values, with storable names and types.
+
+    Raises:
+        InputError: When a base column gets a value of another type, or a name is reserved.
+    """
+    item = dict(values)
+    columns = _item_columns([item]) if item else {}
+    found: dict[str, pa.Array] = {}
+    for name, array in columns.items():
+        stored = name if name in BASE_COLUMNS else _attribute_name(name, found)
+        found[stored] = array.take(pa.array(np.zeros(count, dtype=np.int64)))
+    return pa.table(found)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedworks._core.files import atomic_directory, read_json, sha256_of_file, write_json
 from embedworks.errors import FormatError, NotFoundError
@@ -24,7 +25,7 @@ from embedworks.index.exact import ExactIndex
 
 __all__ = ["CACHE_VERSION", "Snapshot"]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 METADATA_KEY = b"embedworks"
 _FILES = ("rows.arrow", "vectors.npy", "norms.npy", "mean.npy", "covariance.npy")
 
@@ -50,21 +51,38 @@ class Snapshot:
     folder: Path | None
 
     @classmethod
-    def build(cls, commit: Commit, table: pa.Table) -> Snapshot:
-        """Make a snapshot in memory from the stored table, vectors included."""
+    def build(cls, commit: Commit, table: pa.Table, *, older: Snapshot | None = None) -> Snapshot:
+        """Make a snapshot in memory from the stored table, vectors included.
+
+        Texts that an older snapshot has under the same id are not analysed again.
+        """
         metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
         column = table.column("vector").combine_chunks()
         dim = column.type.list_size
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
         rows = table.drop_columns(["vector"]).replace_schema_metadata(None).combine_chunks()
+        previous = None if older is None else (older.bm25, _same_rows(older.rows, rows))
         texts = rows.column("text").to_pylist()
         titles = [title or "" for title in rows.column("title").to_pylist()]
         unrepeated = [
             "" if text.startswith(title) else title
             for title, text in zip(titles, texts, strict=True)
         ]
-        bm25 = BM25Index.build(texts, titles=unrepeated)
+        bm25 = BM25Index.build(texts, titles=unrepeated, previous=previous)
         return cls(commit, rows, ExactIndex(vectors), bm25, metadata, None)
+
+    def difference(self, other: Snapshot) -> str | None:
+        """Name the first part in which two snapshots of one version differ, or None."""
+        if not self.rows.equals(other.rows):
+            return "rows"
+        if not np.array_equal(self.dense.vectors, other.dense.vectors):
+            return "vectors"
+        if not np.array_equal(self.dense.norms, other.dense.norms):
+            return "norms"
+        for name, array in self.bm25.arrays.items():
+            if not np.array_equal(array, other.bm25.arrays[name]):
+                return f"BM25 arrays {name!r}"
+        return None
 
     def save(self, folder: Path) -> None:
         """Write the cache folder in one step."""
@@ -82,6 +100,7 @@ class Snapshot:
             self.bm25.save(temporary / "bm25")
             about = {
                 "cache_version": CACHE_VERSION,
+                "commit": self.commit.name,
                 "rows": len(self.rows),
                 "dim": int(self.dense.vectors.shape[1]),
                 "metadata": dict(self.metadata),
@@ -107,6 +126,8 @@ class Snapshot:
         try:
             if about["cache_version"] != CACHE_VERSION:
                 raise FormatError(f"{folder} is a cache of version {about['cache_version']}.")
+            if about["commit"] != commit.name:
+                raise FormatError(f"{folder} is a cache of {about['commit']}, not {commit.name}.")
             for name in _FILES:
                 _check_file(folder / name, about["files"][name], verify=verify)
             with pa.memory_map(str(folder / "rows.arrow")) as source:
@@ -125,6 +146,17 @@ class Snapshot:
                 raise
             raise FormatError(f"The cache {folder} is damaged ({error}).") from error
         return cls(commit, rows, dense, bm25, about["metadata"], folder)
+
+
+def _same_rows(older: pa.Table, rows: pa.Table) -> np.ndarray:
+    """Return, for every row, the older row with the same id, title and text, or -1: (M,)."""
+    places = pc.index_in(rows["chunk_id"], value_set=older["chunk_id"])
+    same = places.is_valid()
+    for name in ("title", "text"):
+        then = pc.fill_null(older[name].take(places), "")
+        same = pc.and_(same, pc.equal(then, pc.fill_null(rows[name], "")))
+    numbers = pc.if_else(same, places, pa.scalar(-1, pa.int32()))
+    return np.asarray(numbers.to_numpy(), dtype=np.int64)
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], *, verify: bool) -> None:

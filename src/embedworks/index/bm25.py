@@ -17,21 +17,13 @@ import numpy as np
 
 from embedworks._core.files import atomic_directory, read_json, sha256_of_file, write_json
 from embedworks._core.validation import check_in_range, check_k, check_texts
-from embedworks.errors import FormatError, NotFoundError, ShapeError
-from embedworks.index.analysis import FUNCTION_MARK, Analyzer
+from embedworks.errors import FormatError, InputError, NotFoundError, ShapeError
+from embedworks.index._postings import ARRAYS, Vocabulary, count_terms, postings, reuse_counts
+from embedworks.index.analysis import Analyzer
 
 __all__ = ["BM25Index"]
 
-FORMAT_VERSION = 1
-_ARRAYS = {
-    "term_start": np.int64,  # (V + 1,) where each term's postings begin
-    "rows": np.int32,  # (P,) row of each posting, ascending within a term
-    "impacts": np.float32,  # (P,) finished BM25 score of each posting
-    "idf": np.float32,  # (V,)
-    "row_start": np.int64,  # (M + 1,) where each row's terms begin
-    "row_terms": np.int32,  # (P,) term of each entry, ascending within a row
-    "row_impacts": np.float32,  # (P,) the same scores in row order
-}
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +45,6 @@ class BM25Index:
     analyzer: Analyzer
     k1: float
     b: float
-    vocabulary: Mapping[str, int]
     arrays: Mapping[str, np.ndarray]
 
     @classmethod
@@ -65,6 +56,7 @@ class BM25Index:
         analyzer: Analyzer | None = None,
         k1: float = 1.2,
         b: float = 0.75,
+        previous: tuple[BM25Index, np.ndarray] | None = None,
     ) -> BM25Index:
         """Index texts.
 
@@ -74,9 +66,13 @@ class BM25Index:
             analyzer: How texts become terms.
             k1: How slowly repeats of a term stop counting, 0 or greater.
             b: How much longer texts are discounted, in [0, 1].
+            previous: An index with the same analyzer and, int64 (M,), which of its rows has
+                the same text and title, -1 for none: only the other rows are read again. The
+                result is the same as without.
 
         Raises:
-            ShapeError: When there is not one title per text.
+            ShapeError: When there is not one title per text, or one row of ``previous``.
+            InputError: When ``previous`` has another analyzer.
         """
         texts = check_texts(texts)
         check_in_range(k1, name="k1", low=0.0)
@@ -85,12 +81,26 @@ class BM25Index:
         if titles is not None and len(titles) != len(texts):
             raise ShapeError(f"{len(texts)} texts need {len(texts)} titles, got {len(titles)}.")
         analyzer = analyzer or Analyzer()
-        vocabulary, term_ids, occurrences = _number_terms(texts, titles, analyzer)
-        arrays = _postings(term_ids, occurrences, _content(vocabulary), k1=k1, b=b)
-        return cls(analyzer, k1, b, vocabulary, arrays)
+        parts = []
+        fresh = np.arange(len(texts))
+        if previous is not None:
+            index, old = previous
+            if old.shape != (len(texts),):
+                raise ShapeError(f"previous rows must have shape ({len(texts)},), not {old.shape}.")
+            if index.analyzer != analyzer:
+                raise InputError("previous was made with another analyzer: build without it.")
+            parts.append(reuse_counts(index.vocabulary, index.arrays, old))
+            fresh = np.flatnonzero(old < 0)
+        parts.append(count_terms(texts, titles, fresh, analyzer))
+        return cls(analyzer, k1, b, postings(parts, len(texts), k1=k1, b=b))
 
     def __len__(self) -> int:
         return len(self.arrays["row_start"]) - 1
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Term -> number."""
+        return Vocabulary(self.arrays["term_text"], self.arrays["term_ends"])
 
     def query_terms(self, query: str) -> dict[int, float]:
         """Return the query's known terms and how often each occurs: term number -> count."""
@@ -151,13 +161,16 @@ class BM25Index:
     def row_profile(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(terms, scores)`` of one row, function words left out, for feedback."""
         part = slice(self.arrays["row_start"][row], self.arrays["row_start"][row + 1])
-        terms, scores = self.arrays["row_terms"][part], self.arrays["row_impacts"][part]
+        terms = self.arrays["row_terms"][part]
         keep = self._is_content[terms]
-        return terms[keep], scores[keep]
+        terms, counts = terms[keep], self.arrays["row_counts"][part][keep]
+        scores = self.arrays["idf"][terms] * counts * (self.k1 + 1.0)
+        scores /= counts + self.arrays["row_norms"][row]
+        return terms, scores.astype(np.float32)
 
     @cached_property
     def _is_content(self) -> np.ndarray:
-        return _content(self.vocabulary)
+        return self.vocabulary.is_content()
 
     def memory(self) -> int:
         """Return the bytes of the index's arrays."""
@@ -166,11 +179,9 @@ class BM25Index:
     def save(self, folder: Path) -> None:
         """Write the index as ``.npy`` files and JSON, replacing ``folder`` in one step."""
         with atomic_directory(Path(folder)) as temporary:
-            terms = "\n".join(self.vocabulary).encode("utf-8", "surrogatepass")
-            (temporary / "terms.txt").write_bytes(terms)
             for name, array in self.arrays.items():
                 np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-            names = ["terms.txt", *(f"{name}.npy" for name in self.arrays)]
+            names = [f"{name}.npy" for name in self.arrays]
             write_json(
                 temporary / "bm25.json",
                 {
@@ -220,19 +231,12 @@ class BM25Index:
                         folder / f"{name}.npy", mmap_mode="r" if mmap else None, allow_pickle=False
                     )
                 )
-                for name in _ARRAYS
+                for name in ARRAYS
             }
-            text = (folder / "terms.txt").read_bytes().decode("utf-8", "surrogatepass")
-            terms = text.split("\n") if text else []
-            index = cls(
-                Analyzer.from_dict(about["analyzer"]),
-                float(about["k1"]),
-                float(about["b"]),
-                {term: number for number, term in enumerate(terms)},
-                arrays,
-            )
+            analyzer = Analyzer.from_dict(about["analyzer"])
+            index = cls(analyzer, float(about["k1"]), float(about["b"]), arrays)
             index._check(rows=about["rows"], terms=about["terms"])
-        except (AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, EOFError) as error:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(f"The BM25 index in {folder} is damaged ({error}).") from error
@@ -241,24 +245,27 @@ class BM25Index:
     def _check(self, *, rows: int, terms: int) -> None:
         """Raise unless the arrays fit each other."""
         arrays = self.arrays
-        postings = len(arrays["rows"])
+        count = len(arrays["rows"])
         shapes = {
+            "term_text": int(arrays["term_ends"][-1]) if terms else 0,
+            "term_ends": terms,
             "term_start": terms + 1,
             "idf": terms,
             "row_start": rows + 1,
-            "rows": postings,
-            "impacts": postings,
-            "row_terms": postings,
-            "row_impacts": postings,
+            "rows": count,
+            "impacts": count,
+            "row_terms": count,
+            "row_counts": count,
+            "row_norms": rows,
         }
-        for name, kind in _ARRAYS.items():
+        for name, kind in ARRAYS.items():
             if arrays[name].shape != (shapes[name],) or arrays[name].dtype != kind:
                 raise FormatError(
                     f"The BM25 array {name!r} is {arrays[name].dtype} {arrays[name].shape}, "
                     f"expected {np.dtype(kind)} ({shapes[name]},)."
                 )
         ends = (arrays["term_start"][-1], arrays["row_start"][-1])
-        if len(self.vocabulary) != terms or ends != (postings, postings):
+        if ends != (count, count):
             raise FormatError("The BM25 index's counts do not fit each other.")
 
 
@@ -273,61 +280,3 @@ def _check_file(folder: Path, name: str, expected: Mapping[str, Any], *, verify:
         raise FormatError(f"{path} has {size} bytes, expected {expected['bytes']}.")
     if verify and sha256_of_file(path) != expected["sha256"]:
         raise FormatError(f"{path} does not match its checksum: it was changed or damaged.")
-
-
-def _number_terms(
-    texts: Sequence[str], titles: Sequence[str] | None, analyzer: Analyzer
-) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
-    """Number all terms: ``(vocabulary, term of every occurrence (T,), occurrences (M,))``."""
-    vocabulary: dict[str, int] = {}
-    term_ids: list[int] = []
-    occurrences = np.zeros(len(texts), dtype=np.int64)
-    number = vocabulary.setdefault
-    for row, text in enumerate(texts):
-        before = len(term_ids)
-        if titles is not None:
-            term_ids.extend([number(t, len(vocabulary)) for t in analyzer.all_terms(titles[row])])
-        term_ids.extend([number(t, len(vocabulary)) for t in analyzer.all_terms(text)])
-        occurrences[row] = len(term_ids) - before
-    return vocabulary, np.array(term_ids, dtype=np.int64), occurrences
-
-
-def _postings(
-    term_ids: np.ndarray, occurrences: np.ndarray, content: np.ndarray, *, k1: float, b: float
-) -> dict[str, np.ndarray]:
-    """Build both orders of the postings from the terms of all rows.
-
-    ``content`` (V,) says which terms are no function words: only those make a row longer.
-    """
-    total, size = len(occurrences), max(1, len(content))
-    rows = np.repeat(np.arange(total, dtype=np.int64), occurrences)
-    lengths = np.bincount(rows, weights=content[term_ids], minlength=total)
-    keys, counts = np.unique(rows * size + term_ids, return_counts=True)
-    row, term = np.divmod(keys, size)
-    frequencies = np.bincount(term, minlength=len(content))
-    idf = np.log1p((total - frequencies + 0.5) / (frequencies + 0.5))
-    mean = max(1.0, float(lengths.mean())) if total else 1.0
-    norm = k1 * (1.0 - b + b * lengths / mean)
-    impacts = idf[term] * counts * (k1 + 1.0) / (counts + norm[row])
-    order = np.argsort(term, kind="stable")
-    found = {
-        "term_start": _starts(term, len(content)),
-        "rows": row[order],
-        "impacts": impacts[order],
-        "idf": idf,
-        "row_start": _starts(row, total),
-        "row_terms": term,
-        "row_impacts": impacts,
-    }
-    return {name: np.ascontiguousarray(found[name], dtype=kind) for name, kind in _ARRAYS.items()}
-
-
-def _content(vocabulary: Mapping[str, int]) -> np.ndarray:
-    """Return which terms are no function words, (V,)."""
-    marks = (term[0] != FUNCTION_MARK for term in vocabulary)
-    return np.fromiter(marks, dtype=bool, count=len(vocabulary))
-
-
-def _starts(keys: np.ndarray, count: int) -> np.ndarray:
-    """Return where each key's run begins in the sorted list of keys, (count + 1,)."""
-    return np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=count))])

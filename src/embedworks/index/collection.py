@@ -1,52 +1,50 @@
 """The durable collection: rows, vectors and filters in one folder, searched without a server.
 
 A folder holds ``collection.json`` (the format), ``rows.lance`` (the table, one commit per
-change) and ``cache/`` (search structures of the newest version; may be deleted at any time).
-A process killed at any moment leaves the version before or the version after, never a mixture.
+change) and ``cache/`` (search structures of versions; may be deleted at any time). A process
+killed at any moment leaves the version before or the version after, never a mixture.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from embedworks._core.files import read_json, storage_errors, write_json
-from embedworks._core.validation import check_texts, check_vectors
-from embedworks.errors import (
-    DataWarning,
-    FormatError,
-    InputError,
-    NotFoundError,
-    ShapeError,
-    StorageError,
-)
-from embedworks.index._cache import cached_snapshot, newest_snapshot
-from embedworks.index._rows import attach_vectors, check_new_ids, rows_table, unify
-from embedworks.index._searcher import QueryEncoder, Searcher, row_mask
+from embedworks._core.validation import check_in_range, check_vectors
+from embedworks.errors import DataWarning, FormatError, InputError, NotFoundError, ShapeError
+from embedworks.index import _changes
+from embedworks.index._cache import CACHE_FOLDER, snapshot_of
+from embedworks.index._changes import Facts
+from embedworks.index._folder import mark, open_store, start_store
+from embedworks.index._reading import Reading
+from embedworks.index._rows import attach_vectors, rows_table
 from embedworks.index._snapshot import METADATA_KEY, Snapshot
-from embedworks.index._store import TableStore
+from embedworks.index._store import KEPT_VERSIONS, Commit, TableStore, Version
 from embedworks.index.exact import ExactIndex
 from embedworks.index.modes import HybridSettings
-from embedworks.index.results import BatchResult, Explanation, Hit
 from embedworks.index.where import Condition
 
 __all__ = ["Collection"]
 
-FORMAT_VERSION = 1
+T = TypeVar("T")
 
 
-class Collection:
+class Collection(Reading):
     """A searchable folder of rows with vectors.
 
     An object stays at the version it opened, whatever other processes write; its own changes
     move it on. Make one by `create` or `open`.
+
+    A change is one commit of the table, which is durable when the method returns. Search
+    structures are made when a version is first searched, or by `prepare`.
 
     Example:
         >>> import tempfile
@@ -56,12 +54,27 @@ class Collection:
         >>> made = Collection.create(folder, rows, np.eye(2), overwrite=True)
         >>> [hit.chunk_id for hit in made.search("sockets", mode="bm25", where="year > 2021")]
         ['b']
+        >>> made.update({"year": 2025}, where="year = 2020")
+        1
+        >>> made.count("year = 2025"), Collection.open(folder, version=1).count("year = 2025")
+        (1, 0)
     """
 
-    def __init__(self, path: Path, store: TableStore | None, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        path: Path,
+        store: TableStore | None,
+        commit: Commit,
+        snapshot: Snapshot | None,
+        *,
+        is_old: bool = False,
+    ) -> None:
         self.path = path
         self._store = store
-        self._snapshot = snapshot
+        self._commit = commit
+        self._mapped = snapshot
+        self._known: Facts | None = None
+        self._is_old = is_old
 
     # Making and opening.
 
@@ -74,6 +87,7 @@ class Collection:
         *,
         metadata: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        lock_timeout: float = 60.0,
     ) -> Collection:
         """Store rows and vectors as a new collection, or as the next version of one.
 
@@ -87,6 +101,7 @@ class Collection:
                 ``"hybrid"``, `HybridSettings.to_dict` of what searches use unless told
                 otherwise.
             overwrite: Replace what an existing collection holds, in one commit.
+            lock_timeout: Seconds to wait for another process that writes.
 
         Raises:
             InputError: When the folder holds something else, or a collection and ``overwrite``
@@ -94,197 +109,99 @@ class Collection:
             DuplicateIdError: When a chunk id occurs twice.
             ShapeError: When there is not one vector per row.
             NonFiniteError: When a vector has NaN or infinity.
-            StorageError: When the disk is full or not writable; nothing is lost.
+            StorageError: When the disk is full or not writable, or another process writes;
+                nothing is lost.
         """
         path = Path(path)
         table = rows_table(rows)
-        vectors = _checked_vectors(vectors, len(table), dim=None)
+        vectors = _checked_vectors(vectors, len(table))
         stored = attach_vectors(table, vectors).replace_schema_metadata(_encode(metadata or {}))
-        store = TableStore(path)
-        with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-            others = [e.name for e in path.iterdir() if not e.name.startswith(".")]
-        if (path / "collection.json").exists():
-            _check_format(path)
-        elif others:
-            raise InputError(
-                f"{path} is not empty and not a collection: choose another folder for it."
-            )
+        store = start_store(path, lock_timeout=lock_timeout)
         with store.lock():
             if store.latest() is not None and not overwrite:
                 raise InputError(
                     f"{path} holds a collection already. Use overwrite=True to replace what it "
                     "holds, or open it and add to it."
                 )
-            if not (path / "collection.json").exists():
-                about = {"kind": "embedworks collection", "format_version": FORMAT_VERSION}
-                write_json(path / "collection.json", about)
+            mark(path)
             store.replace(stored)
-            return cls(path, store, newest_snapshot(store))
+            store.tidy()
+            commit = store.latest()
+        assert commit is not None
+        made = cls(path, store, commit, None)
+        made.prepare()
+        return made
 
     @classmethod
-    def open(cls, path: str | Path) -> Collection:
-        """Open the newest version.
+    def open(
+        cls, path: str | Path, *, version: int | None = None, lock_timeout: float = 60.0
+    ) -> Collection:
+        """Open the newest version, or an older one that is still kept.
 
         Uses the cache when it is whole, which needs no storage library; otherwise reads the
         table and makes the cache again.
 
+        Args:
+            path: The folder.
+            version: A number from `versions`; an older version can be searched and `restore`-d,
+                not changed.
+            lock_timeout: Seconds that changes wait for another process that writes.
+
         Raises:
-            NotFoundError: When there is no collection, or its creation was interrupted.
+            NotFoundError: When there is no collection, its creation was interrupted, or the
+                version is not kept any longer.
             FormatError: When it is of another version, or the table is damaged.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise NotFoundError(f"There is no collection at {path}: the folder does not exist.")
-        if not (path / "collection.json").exists():
-            raise NotFoundError(f"{path} is not a collection: it has no collection.json.")
-        _check_format(path)
-        store = TableStore(path)
-        commit = store.latest()
-        if commit is None:
+        store = open_store(path, lock_timeout=lock_timeout)
+        newest = store.latest()
+        if newest is None:
             raise NotFoundError(
                 f"The collection at {path} holds no version yet: its creation was interrupted. "
                 "Create it again."
             )
-        snapshot = cached_snapshot(path, commit)
-        if snapshot is None:
-            try:
-                with store.lock():
-                    snapshot = newest_snapshot(store)
-            except StorageError as error:
-                warnings.warn(
-                    f"{error}. The collection is read from its table, which is slower.",
-                    DataWarning,
-                    stacklevel=2,
-                )
-                snapshot = Snapshot.build(commit, store.read(commit.version))
-        return cls(path, store, snapshot)
+        commit = newest if version is None else store.commit(version)
+        if commit is None:
+            kept = ", ".join(str(entry.number) for entry in store.versions())
+            raise NotFoundError(
+                f"{path} has no version {version}: it was removed, or never was. Kept are: {kept}."
+            )
+        opened = cls(path, store, commit, None, is_old=commit != newest)
+        opened.prepare()
+        return opened
 
     # Looking.
 
     @property
     def version(self) -> int:
         """Version of the table this object sees; every change makes a new one."""
-        return self._snapshot.commit.version
+        return self._commit.version
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What was stored beside the rows when the collection was made."""
-        return dict(self._snapshot.metadata)
+        return dict(self._facts().metadata)
 
     @property
     def dim(self) -> int:
         """Dimension D of the vectors."""
-        return int(self._snapshot.dense.vectors.shape[1])
+        return self._facts().dim
 
     @property
     def columns(self) -> dict[str, str]:
         """Columns a filter may use, with their types."""
-        return {field.name: str(field.type) for field in self._snapshot.rows.schema}
-
-    @property
-    def rows(self) -> pa.Table:
-        """All rows without vectors, in row order; memory-mapped."""
-        return self._snapshot.rows
-
-    @property
-    def vectors(self) -> np.ndarray:
-        """All vectors, float32 (M, D), in row order; memory-mapped, read-only."""
-        return self._snapshot.dense.vectors
+        return {field.name: str(field.type) for field in self._facts().schema}
 
     def __len__(self) -> int:
-        return len(self._snapshot.rows)
+        return self._facts().rows
 
-    def count(self, where: str | Condition | None = None) -> int:
-        """Return how many rows match a filter.
+    def versions(self) -> list[Version]:
+        """Return the versions that can be opened, oldest first; at least the last eight."""
+        return self._writable().versions()
 
-        Raises:
-            QuerySyntaxError: When the filter is wrong or names a column that is not there.
-        """
-        mask = row_mask(self._snapshot.rows, where)
-        return len(self) if mask is None else int(mask.sum())
-
-    def memory(self) -> dict[str, int]:
-        """Return the bytes of each part; memory-mapped parts are read as they are needed."""
-        parts = {
-            "rows": int(self._snapshot.rows.nbytes),
-            "vectors": int(self._snapshot.dense.vectors.nbytes),
-            "bm25": self._snapshot.bm25.memory(),
-        }
-        return {**parts, "total": sum(parts.values())}
-
-    # Searching.
-
-    def search(
-        self,
-        query: str | None = None,
-        *,
-        vector: np.ndarray | None = None,
-        k: int = 10,
-        where: str | Condition | None = None,
-        mode: str = "hybrid",
-        encoder: QueryEncoder | None = None,
-        hybrid: HybridSettings | None = None,
-    ) -> list[Hit]:
-        """Return the best rows for a query.
-
-        Args:
-            query: Text of the query.
-            vector: Its vector (D,), to save encoding it or to search without a text.
-            k: Number of results wanted; all matching rows when there are fewer.
-            where: Filter, such as ``"path LIKE 'http%' AND year >= 2020"``.
-            mode: A name in `SEARCH_MODES`. ``"dense"`` and ``"hybrid"`` return exactly
-                min(k, matching) rows, ``"bm25"`` only rows that share a term with the query.
-            encoder: The model that made the collection's vectors.
-            hybrid: How mode ``"hybrid"`` combines; None for what the collection's metadata
-                say, or the defaults.
-
-        Raises:
-            EmptyInputError: When the query is blank.
-            InputError: When the mode needs a text, a vector or an encoder and has none.
-            ShapeError: When the vector does not have the collection's dimension.
-            QuerySyntaxError: When the filter is wrong.
-            UnknownNameError: When the mode is not known.
-        """
-        return Searcher(self._snapshot, mode, encoder, hybrid).one(query, vector, k, where)[0]
-
-    def explain(
-        self,
-        query: str | None = None,
-        *,
-        vector: np.ndarray | None = None,
-        k: int = 10,
-        where: str | Condition | None = None,
-        mode: str = "hybrid",
-        encoder: QueryEncoder | None = None,
-        hybrid: HybridSettings | None = None,
-    ) -> Explanation:
-        """Carry out a search and tell how: arguments as for `search`."""
-        return Searcher(self._snapshot, mode, encoder, hybrid).one(query, vector, k, where)[1]
-
-    def search_many(
-        self,
-        queries: Sequence[str] | None = None,
-        *,
-        vectors: np.ndarray | None = None,
-        k: int = 10,
-        where: str | Condition | None = None,
-        mode: str = "hybrid",
-        encoder: QueryEncoder | None = None,
-        hybrid: HybridSettings | None = None,
-    ) -> BatchResult:
-        """Return ids and scores for many queries at once; arguments as for `search`.
-
-        Args:
-            queries: Q texts.
-            vectors: Their vectors (Q, D).
-            k: Number of results wanted per query.
-            where: One filter for all.
-            mode: A name in `SEARCH_MODES`.
-            encoder: The model that made the collection's vectors.
-            hybrid: How mode ``"hybrid"`` combines.
-        """
-        return Searcher(self._snapshot, mode, encoder, hybrid).many(queries, vectors, k, where)
+    def prepare(self) -> None:
+        """Make the caches of this version now, and not at the next search."""
+        self._snapshot()
 
     def with_vectors(self, vectors: np.ndarray) -> Collection:
         """Return the same rows with other vectors, in memory: to compare models.
@@ -297,9 +214,9 @@ class Collection:
         Raises:
             ShapeError: When there is not one vector per row.
         """
-        dense = ExactIndex(_checked_vectors(vectors, len(self), dim=None))
-        snapshot = replace(self._snapshot, dense=dense, folder=None)
-        return Collection(self.path, None, snapshot)
+        dense = ExactIndex(_checked_vectors(vectors, len(self)))
+        snapshot = replace(self._snapshot(), dense=dense, folder=None)
+        return Collection(self.path, None, self._commit, snapshot)
 
     # Changing.
 
@@ -309,12 +226,29 @@ class Collection:
         Raises:
             DuplicateIdError: When a chunk id is there already; nothing is added then.
             ShapeError: When the vectors do not fit rows or collection.
+            StorageError: When the disk is full, or another process writes; nothing is lost.
         """
-        self._put(rows, vectors, update=False)
+        self._put(_changes.add, rows, vectors)
 
-    def upsert(self, rows: pa.Table | Iterable[Any], vectors: np.ndarray) -> None:
-        """Add rows in one commit, replacing those whose chunk id is there already."""
-        self._put(rows, vectors, update=True)
+    def upsert(
+        self,
+        rows: pa.Table | Iterable[Any],
+        vectors: np.ndarray,
+        *,
+        whole_documents: bool = False,
+    ) -> None:
+        """Add rows in one commit, replacing those whose chunk id is there already.
+
+        A replaced row has the given columns only: attributes that are left out become missing.
+
+        Args:
+            rows: N rows, as for `create`.
+            vectors: Array of shape (N, D).
+            whole_documents: Also remove the other rows of the documents that the rows belong
+                to, so that a document which became shorter leaves nothing behind.
+        """
+        change = partial(_changes.upsert, whole_documents=whole_documents)
+        self._put(change, rows, vectors)
 
     def remove(
         self, chunk_ids: Sequence[str] | None = None, *, where: str | Condition | None = None
@@ -325,28 +259,65 @@ class Collection:
             InputError: When not exactly one of ids and filter is given, or an id is unknown;
                 nothing is removed then.
         """
-        if (chunk_ids is None) == (where is None):
-            raise InputError("remove needs either chunk_ids or where=, and not both.")
-        with self._writable().lock():
-            self._catch_up()
-            present = self._snapshot.rows.column("chunk_id")
-            if chunk_ids is None:
-                doomed = present.filter(pa.array(row_mask(self._snapshot.rows, where))).to_pylist()
-            else:
-                doomed = list(dict.fromkeys(check_texts(chunk_ids, name="chunk_ids")))
-                unknown = sorted(set(doomed) - set(present.to_pylist()))
-                if unknown:
-                    raise InputError(
-                        f"{len(unknown)} of {len(doomed)} chunk ids are not in the collection, "
-                        f"the first is {unknown[0]!r}. Nothing was removed."
-                    )
-            if doomed:
-                self._writable().delete(doomed)
-                self._snapshot = newest_snapshot(self._writable())
-        return len(doomed)
+        _check_choice_of_rows("remove", chunk_ids, where)
+        return self._change(lambda store: _changes.remove(store, chunk_ids, where))
+
+    def update(
+        self,
+        values: Mapping[str, Any],
+        *,
+        chunk_ids: Sequence[str] | None = None,
+        where: str | Condition | None = None,
+    ) -> int:
+        """Set attributes of some rows, in one commit; return how many rows.
+
+        Args:
+            values: Column -> value, one for all rows; None is a missing value. A column may be
+                new.
+            chunk_ids: Ids of the rows.
+            where: Or a filter.
+
+        Raises:
+            InputError: When not exactly one of ids and filter is given, an id is unknown, or
+                ids, titles, texts or vectors are to be changed, which `upsert` does; nothing is
+                changed then.
+        """
+        _check_choice_of_rows("update", chunk_ids, where)
+        return self._change(lambda store: _changes.update(store, values, chunk_ids, where))
+
+    def restore(self, version: int) -> None:
+        """Make an older version's content the newest again, in one commit.
+
+        Raises:
+            NotFoundError: When the version is not kept any longer.
+        """
+        store = self._writable(old_too=True)
+        with store.lock():
+            if store.commit(version) is None:
+                kept = ", ".join(str(entry.number) for entry in store.versions())
+                raise NotFoundError(f"{self.path} has no version {version}. Kept are: {kept}.")
+            store.restore(version)
+            self._move_on(store)
+        self._is_old = False
+
+    def compact(self, *, keep: int = KEPT_VERSIONS) -> None:
+        """Merge small files, drop old versions, and remove what killed writers left.
+
+        Changes do this themselves now and then. Open collections are not affected.
+
+        Args:
+            keep: How many of the newest versions can still be opened afterwards.
+
+        Raises:
+            StorageError: When the disk is full; nothing is lost.
+        """
+        check_in_range(keep, name="keep", low=1)
+        self._change(lambda store: store.compact(int(keep)))
 
     def verify(self) -> dict[str, int]:
         """Compare every cache file with its checksum and the cache with the table.
+
+        See `embedworks.index.check_collection` for a list of everything that is wrong.
 
         Returns:
             Counts of what was compared.
@@ -354,63 +325,100 @@ class Collection:
         Raises:
             FormatError: On the first difference; says how to repair it.
         """
-        snapshot = self._snapshot
-        stored = self._writable().read(snapshot.commit.version)
-        repair = f"Delete {self.path / 'cache'}: it is made again when the collection is opened."
+        snapshot = self._snapshot()
+        stored = self._writable(old_too=True).read(snapshot.commit.version)
+        repair = (
+            f"Delete {self.path / CACHE_FOLDER}: it is made again when the collection is opened."
+        )
         if snapshot.folder is not None and snapshot.folder.exists():
             try:
                 Snapshot.load(snapshot.commit, snapshot.folder, verify=True)
             except (FormatError, NotFoundError) as error:
                 raise FormatError(f"{error} {repair}") from error
         fresh = Snapshot.build(snapshot.commit, stored)
-        if not fresh.rows.equals(snapshot.rows):
-            raise FormatError(f"The cached rows differ from the table's. {repair}")
-        if not np.array_equal(fresh.dense.vectors, snapshot.dense.vectors):
-            raise FormatError(f"The cached vectors differ from the table's. {repair}")
+        difference = fresh.difference(snapshot)
+        if difference:
+            raise FormatError(f"The cached {difference} differ from the table's. {repair}")
         return {"rows": len(snapshot.rows), "dim": self.dim, "version": self.version}
 
     # Private parts.
 
-    def _put(self, rows: pa.Table | Iterable[Any], vectors: np.ndarray, *, update: bool) -> None:
-        table = rows_table(rows)
-        vectors = _checked_vectors(vectors, len(table), dim=self.dim)
-        if not len(table):
-            return
-        with self._writable().lock():
-            self._catch_up()
-            old, new = unify(self._snapshot.rows, table)
-            keep = np.ones(len(old), dtype=bool)
-            if update:
-                ids = set(table.column("chunk_id").to_pylist())
-                keep = np.array([i not in ids for i in old.column("chunk_id").to_pylist()], bool)
-            else:
-                check_new_ids(old, table)
-            if keep.all() and old.schema.equals(self._snapshot.rows.schema):
-                self._writable().append(attach_vectors(new, vectors))
-            else:
-                everything = pa.concat_tables([old.filter(pa.array(keep)), new])
-                both = np.concatenate([self._snapshot.dense.vectors[keep], vectors])
-                stored = attach_vectors(everything.combine_chunks(), both)
-                self._writable().replace(stored.replace_schema_metadata(_encode(self.metadata)))
-            self._snapshot = newest_snapshot(self._writable())
+    def _snapshot(self) -> Snapshot:
+        if self._mapped is None or self._mapped.commit != self._commit:
+            store = self._writable(old_too=True)
+            try:
+                self._mapped = snapshot_of(store, self._commit, older=self._mapped)
+            except NotFoundError:
+                # Others changed it so often since that the version is gone: theirs has our
+                # changes too. An old version that was asked for is not replaced by another.
+                newest = store.latest()
+                if self._is_old or newest is None or newest == self._commit:
+                    raise
+                self._commit = newest
+                self._mapped = snapshot_of(store, newest, older=self._mapped)
+        return self._mapped
 
-    def _writable(self) -> TableStore:
-        """Return the store, or say why there is none."""
+    def _facts(self) -> Facts:
+        """Tell what the version is, without making its cache."""
+        if self._known is None or self._known.commit != self._commit:
+            mapped = self._mapped
+            if mapped is not None and mapped.commit == self._commit:
+                dim = int(mapped.dense.vectors.shape[1])
+                schema = mapped.rows.schema
+                self._known = Facts(self._commit, len(mapped.rows), schema, dim, mapped.metadata)
+            else:
+                self._known = _changes.facts(self._writable(old_too=True), self._commit)
+        return self._known
+
+    def _put(
+        self,
+        change: Callable[[TableStore, pa.Table, np.ndarray], None],
+        rows: pa.Table | Iterable[Any],
+        vectors: np.ndarray,
+    ) -> None:
+        table = rows_table(rows)
+        vectors = _checked_vectors(vectors, len(table))
+        if len(table):
+            self._change(lambda store: change(store, table, vectors))
+
+    def _change(self, change: Callable[[TableStore], T]) -> T:
+        """Change the newest version, whatever this object has opened, and move on to it."""
+        store = self._writable()
+        with store.lock():
+            result = change(store)
+            store.tidy()
+            self._move_on(store)
+        return result
+
+    def _move_on(self, store: TableStore) -> None:
+        newest = store.latest()
+        assert newest is not None
+        self._commit = newest
+
+    def _writable(self, *, old_too: bool = False) -> TableStore:
+        """Return the store, or say why there is none or it may not be changed."""
         if self._store is None:
             raise InputError(
                 "This collection has other vectors in memory (with_vectors): it can be searched "
                 f"and not changed. Open {self.path} to change what is stored."
             )
+        if self._is_old and not old_too:
+            raise InputError(
+                f"Version {self.version} of {self.path} is an old one: it can be searched and not "
+                "changed. Open the newest version to change it, or restore this one first."
+            )
         return self._store
 
-    def _catch_up(self) -> None:
-        """Move to the newest version before changing it; the lock is held."""
-        if self._writable().latest() != self._snapshot.commit:
-            self._snapshot = newest_snapshot(self._writable())
+
+def _check_choice_of_rows(
+    name: str, chunk_ids: Sequence[str] | None, where: str | Condition | None
+) -> None:
+    if (chunk_ids is None) == (where is None):
+        raise InputError(f"{name} needs either chunk_ids or where=, and not both.")
 
 
-def _checked_vectors(vectors: np.ndarray, rows: int, *, dim: int | None) -> np.ndarray:
-    vectors = check_vectors(vectors, dim=dim, allow_empty=True)
+def _checked_vectors(vectors: np.ndarray, rows: int) -> np.ndarray:
+    vectors = check_vectors(vectors, allow_empty=True)
     if len(vectors) != rows:
         raise ShapeError(f"{rows} rows need {rows} vectors, got {len(vectors)}.")
     if vectors.shape[1] == 0:
@@ -432,14 +440,3 @@ def _encode(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
     except (TypeError, ValueError) as error:
         raise InputError(f"metadata must hold JSON values only: {error}.") from error
     return {METADATA_KEY: text.encode()}
-
-
-def _check_format(path: Path) -> None:
-    about = read_json(path / "collection.json")
-    version = about.get("format_version") if isinstance(about, dict) else None
-    if version != FORMAT_VERSION:
-        raise FormatError(
-            f"The collection at {path} has format version {version!r}; this version of embedworks "
-            f"reads {FORMAT_VERSION}. Open it with the version that wrote it, or make it again in "
-            "another folder."
-        )

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from embedworks._core.registry import Registry, did_you_mean
-from embedworks._core.validation import check_in_range
+from embedworks._core.validation import check_choice, check_in_range
 from embedworks.errors import InputError, SettingsError
-from embedworks.index._hybrid import HybridSearch
+from embedworks.index._hybrid import RANKED_ROWS, HybridSearch
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex
 
 __all__ = ["SEARCH_MODES", "HybridSettings", "Queries", "Ranked", "SearchMode", "Searchable"]
+
+_FUSION_PLANS = {
+    "zscore": "average the z-scores",
+    "linear": "average BM25 over its highest score and the cosine moved to [0, 1]",
+    "rrf": f"add up weight / (60 + rank) over the first {RANKED_ROWS:,} of each",
+}
+FUSIONS = tuple(_FUSION_PLANS)
 
 #: One ranked list: row numbers (int64) and scores (float32), best first.
 Ranked = tuple[np.ndarray, np.ndarray]
@@ -27,10 +35,9 @@ Ranked = tuple[np.ndarray, np.ndarray]
 class HybridSettings:
     """How mode ``"hybrid"`` combines dense and BM25 scores.
 
-    Both rankers' scores become z-scores and are averaged: BM25's among the rows that share a
-    term with the query, the dense ones among all rows. The first results of that list then
-    refine both queries (see `rocchio` and `expand_terms`), and the refined rankings are averaged
-    in the same way.
+    Both rankers see the same rows, those that pass the filter, and are fused. The first results
+    of that list then refine both queries (see `rocchio` and `expand_terms`), and the refined
+    rankings are fused in the same way.
 
     Attributes:
         bm25_weight: Share of BM25 in [0, 1]; the dense scores have the rest. The weaker the
@@ -38,25 +45,33 @@ class HybridSettings:
         feedback_rows: How many first results refine the queries; 0 leaves that step out.
         feedback_terms: How many terms are added to the BM25 query.
         original_weight: Share of the original queries in the refined ones, in [0, 1].
+        fusion: ``"zscore"`` averages z-scores, BM25's among the rows that share a term with the
+            query and the dense ones among all rows; ``"linear"`` averages BM25 divided by its
+            highest score and the cosine moved to [0, 1] (Bruch et al. 2022, arXiv 2210.11934,
+            with theoretical minima); ``"rrf"`` adds up ``weight / (60 + rank)`` over the first
+            1,000 of each ranker (see `reciprocal_rank_fusion`). The first keeps most of what the
+            scores say; the others are what papers compare with.
     """
 
     bm25_weight: float = 0.5
     feedback_rows: int = 5
     feedback_terms: int = 20
     original_weight: float = 0.5
+    fusion: str = "zscore"
 
     def __post_init__(self) -> None:
         check_in_range(self.bm25_weight, name="bm25_weight", low=0.0, high=1.0)
         check_in_range(self.feedback_rows, name="feedback_rows", low=0)
         check_in_range(self.feedback_terms, name="feedback_terms", low=1)
         check_in_range(self.original_weight, name="original_weight", low=0.0, high=1.0)
+        check_choice(self.fusion, FUSIONS, name="fusion")
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain values; `from_dict` reads them back."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, float]) -> HybridSettings:
+    def from_dict(cls, values: Mapping[str, Any]) -> HybridSettings:
         """Make settings from `to_dict` output.
 
         Raises:
@@ -67,7 +82,8 @@ class HybridSettings:
             if name not in known:
                 raise SettingsError(f"Unknown hybrid setting {name!r}. {did_you_mean(name, known)}")
         counts = ("feedback_rows", "feedback_terms")
-        return cls(**{n: int(v) if n in counts else v for n, v in values.items()})  # type: ignore[arg-type]
+        checked: dict[str, Any] = {n: int(v) if n in counts else v for n, v in values.items()}
+        return cls(**checked)
 
 
 @dataclass(frozen=True)
@@ -141,7 +157,7 @@ def bm25(searchable: Searchable, queries: Queries, k: int, mask: np.ndarray | No
 def hybrid(
     searchable: Searchable, queries: Queries, k: int, mask: np.ndarray | None
 ) -> list[Ranked]:
-    """Rank by averaged z-scores of dense and BM25 with feedback: exactly min(k, matching) rows."""
+    """Rank by dense and BM25 scores together, with feedback: exactly min(k, matching) rows."""
     texts, vectors = queries.need_texts("hybrid"), queries.need_vectors("hybrid")
     settings = searchable.hybrid
     search = HybridSearch(
@@ -151,6 +167,7 @@ def hybrid(
         feedback_rows=settings.feedback_rows,
         feedback_terms=settings.feedback_terms,
         original_weight=settings.original_weight,
+        fusion=settings.fusion,
     )
     return search.run(texts, vectors, k, mask)
 
@@ -170,7 +187,7 @@ def _plan_hybrid(searchable: Searchable, matching: int) -> tuple[str, ...]:
     steps = [
         *_plan_dense(searchable, matching),
         *_plan_bm25(searchable, matching),
-        f"average the z-scores: {share:.2f} BM25, {1 - share:.2f} dense",
+        f"{_FUSION_PLANS[settings.fusion]}: {share:.2f} BM25, {1 - share:.2f} dense",
     ]
     if settings.feedback_rows:
         steps.append(

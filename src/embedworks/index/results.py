@@ -16,7 +16,8 @@ class Hit:
 
     Attributes:
         rank: Place in the result, from 1.
-        score: Cosine, BM25 or fused score, as the mode defines it; higher is better.
+        score: What the hits are sorted by, higher is better: the reranker's score if there was
+            one, else the cosine, BM25 or fused score, as the mode defines it.
         chunk_id: Id of the row.
         doc_id: Id of the document it comes from.
         title: Headings or names above it.
@@ -27,6 +28,7 @@ class Hit:
         passage: The part that matches the query best.
         highlights: ``(start, end)`` of each matching word inside ``passage``.
         attributes: Further columns; missing values are left out.
+        first_score: The mode's score of a hit that was reranked; None without a reranker.
     """
 
     rank: int
@@ -41,6 +43,7 @@ class Hit:
     passage: str
     highlights: tuple[tuple[int, int], ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    first_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as ``--json`` shows them."""
@@ -56,12 +59,15 @@ class BatchResult:
         scores: One float32 array per query.
         chunk_ids: The rows' chunk ids, one list per query.
         doc_ids: The rows' document ids, one list per query; chunks of one document repeat it.
+        first_scores: With a reranker, one float32 array of the mode's scores per query, in the
+            same order; ``scores`` are then the reranker's.
     """
 
     rows: list[np.ndarray]
     scores: list[np.ndarray]
     chunk_ids: list[list[str]]
     doc_ids: list[list[str]]
+    first_scores: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,7 +84,7 @@ class Explanation:
         matching: Rows that pass the filter.
         plan: The steps, in words.
         seconds: Time of each step.
-        version: Version of the table that was searched.
+        version: Version of the table that was searched; None on a server.
     """
 
     mode: str
@@ -87,17 +93,22 @@ class Explanation:
     matching: int
     plan: tuple[str, ...]
     seconds: dict[str, float]
-    version: int
+    version: int | None
 
     @property
     def selectivity(self) -> float:
         """Share of the rows that pass the filter, 1.0 for an empty collection."""
         return self.matching / self.rows if self.rows else 1.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as ``--json`` shows them."""
+        return {**asdict(self), "selectivity": self.selectivity}
+
     def __str__(self) -> str:
+        of_version = "" if self.version is None else f" of version {self.version}"
         head = (
-            f"{self.mode} search of version {self.version}: {self.matching:,} of {self.rows:,} "
-            f"rows match ({self.selectivity:.1%})"
+            f"{self.mode} search{of_version}: {self.matching:,} of {self.rows:,} rows match "
+            f"({self.selectivity:.1%})"
         )
         times = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in self.seconds.items())
         filters = [f"filter: {self.where}"] if self.where else []

@@ -14,6 +14,7 @@ Grammar (keywords in any case)::
                | column [NOT] ( LIKE | ILIKE ) 'pattern'       % any text, _ one character
                | column [NOT] BETWEEN value AND value
                | column IS [NOT] NULL
+               | column [NOT] CONTAINS value                     the column holds sets
     column     = name | "any name"
     value      = number | 'text' ('' is a quote) | TRUE | FALSE
 """
@@ -35,6 +36,7 @@ __all__ = [
     "Between",
     "Compare",
     "Condition",
+    "Contains",
     "In",
     "IsNull",
     "Like",
@@ -149,6 +151,17 @@ class IsNull(_Predicate):
 
     def __str__(self) -> str:
         return f"{_name(self.column)} IS NULL"
+
+
+@dataclass(frozen=True)
+class Contains(_Predicate):
+    """``column CONTAINS value``: the set (a list column) has the value among its elements."""
+
+    column: str
+    value: Literal
+
+    def __str__(self) -> str:
+        return f"{_name(self.column)} CONTAINS {_literal(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -324,6 +337,8 @@ class _Parser:
                     f"{keyword} needs a pattern in single quotes, found {self._show(pattern)}",
                 )
             return Like(column, str(pattern.value), ignore_case=keyword == "ILIKE")
+        if token.kind == "word" and str(token.value).upper() == "CONTAINS":
+            return Contains(column, self._value())
         if keyword == "BETWEEN":
             low = self._value()
             if not self._take_keyword("AND"):
@@ -331,8 +346,8 @@ class _Parser:
             return Between(column, low, self._value())
         self._fail(
             token,
-            "Expected an operator (=, !=, <, <=, >, >=, IN, LIKE, ILIKE, BETWEEN, IS NULL) after "
-            f"column {column!r}, found {self._show(token)}",
+            "Expected an operator (=, !=, <, <=, >, >=, IN, LIKE, ILIKE, BETWEEN, CONTAINS, "
+            f"IS NULL) after column {column!r}, found {self._show(token)}",
         )
 
     def _value(self) -> Literal:

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = _attach(
         "encode_batched": "encoding",
         "is_static_folder": "loading",
         "load": "loading",
+        "load_reranker": "reranking",
         "load_trainable": "trainable",
         "model_fingerprint": "encoding",
         "save": "golden",

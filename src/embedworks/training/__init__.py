@@ -46,6 +46,7 @@ __getattr__, __dir__, __all__ = _attach(
         "StaticSettings": "settings",
         "TransformerSettings": "settings",
         "adapt": "_adapt",
+        "add_documents": "_add_documents",
         "diff_plans": "plan_files",
         "evaluate_run_folder": "_search",
         "index_documents": "_adapt",

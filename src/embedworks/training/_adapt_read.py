@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from embedworks.training._adapt_job import Job
     from embedworks.training.settings import AdaptSettings
 
-__all__ = ["read_only_stage", "read_stage", "write_table"]
+__all__ = ["chunk_table", "read_and_chunk", "read_only_stage", "read_stage", "write_table"]
 
 #: Fewer pairs than this give no batch worth the name.
 _LEAST_PAIRS = 8
@@ -62,7 +62,7 @@ def write_table(table: pa.Table, path: Any) -> None:
 def read_stage(job: Job) -> dict[str, Any]:
     """Read, chunk, split and pair; leaves chunks, pairs and holdout tables in ``work/``."""
     settings = job.settings
-    documents, chunks = _read_and_chunk(job)
+    documents, chunks = read_and_chunk(job)
     split = _split(chunks, len(documents), settings)
     by_split: dict[str, list[Chunk]] = {name: [] for name in SPLITS}
     for chunk, part in zip(chunks, split, strict=True):
@@ -88,7 +88,7 @@ def read_stage(job: Job) -> dict[str, Any]:
             f"Only {len(kept)} training pairs could be made from {len(chunks)} chunks of "
             f"{len(documents)} documents, and {_LEAST_PAIRS} are the least that makes sense: the "
             "texts are too few or too short to give questions and answers. Add documents, or "
-            "search them with a model as it is: `embedworks index`."
+            "search them with a model as it is: `embedworks index build`."
         )
     _write_chunks(job, chunks, split)
     write_table(_pair_table(kept), job.run.work / "pairs.parquet")
@@ -126,12 +126,13 @@ def _questions(chunks: Sequence[Chunk], seed: int) -> list[TrainingPair]:
 
 def read_only_stage(job: Job) -> dict[str, Any]:
     """Read and chunk, for an index without training."""
-    documents, chunks = _read_and_chunk(job)
+    documents, chunks = read_and_chunk(job)
     _write_chunks(job, chunks, ["train"] * len(chunks))
     return _counts(documents, chunks)
 
 
-def _read_and_chunk(job: Job) -> tuple[DocumentSet, ChunkSet]:
+def read_and_chunk(job: Job) -> tuple[DocumentSet, ChunkSet]:
+    """Read the job's documents and cut them as its settings say."""
     reading = job.settings.reading
     documents = read_documents(
         job.source,
@@ -197,17 +198,22 @@ def _pair_table(pairs: Sequence[TrainingPair]) -> pa.Table:
 
 
 def _write_chunks(job: Job, chunks: ChunkSet, split: Sequence[str]) -> None:
+    table = chunk_table(chunks).append_column("split", pa.array(split, pa.string()))
+    write_table(table, job.run.work / "chunks.parquet")
+
+
+def chunk_table(chunks: ChunkSet) -> pa.Table:
+    """Return chunks as rows of a collection, with the text to encode as ``search_text``."""
     arrays: dict[str, pa.Array] = {}
     for name in ROW_COLUMNS:
         kind = pa.int32() if name.endswith("_line") else pa.string()
         arrays[name] = pa.array([getattr(chunk, name) for chunk in chunks], kind)
     arrays["search_text"] = pa.array([chunk.embedding_text for chunk in chunks], pa.string())
-    arrays["split"] = pa.array(split, pa.string())
     for name in sorted({name for chunk in chunks for name in chunk.attributes}):
         values = [chunk.attributes.get(name) for chunk in chunks]
         column = f"{name}_" if name in (*ROW_COLUMNS, *_OWN_COLUMNS) else name
         arrays[column] = _attribute_column(values)
-    write_table(pa.table(arrays), job.run.work / "chunks.parquet")
+    return pa.table(arrays)
 
 
 def _attribute_column(values: list[Any]) -> pa.Array:

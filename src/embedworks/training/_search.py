@@ -12,7 +12,7 @@ from typing import Any
 from embedworks.data.chunking import with_title
 from embedworks.errors import FormatError
 from embedworks.evaluation import Comparison, chunk_run_to_doc_run, compare_runs
-from embedworks.index import Collection, Explanation, Hit, HybridSettings
+from embedworks.index import Collection, Explanation, Hit, HybridSettings, Reranker
 from embedworks.models import encode_batched, load, model_fingerprint
 from embedworks.training.run_folder import RunFolder
 
@@ -43,9 +43,13 @@ class RunSearcher:
     Use `open_run`.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(
+        self, run: RunFolder, *, version: int | None = None, lock_timeout: float = 60.0
+    ) -> None:
         self.run = run
-        self.collection = Collection.open(run.part("collection"))
+        self.collection = Collection.open(
+            run.part("collection"), version=version, lock_timeout=lock_timeout
+        )
 
     @cached_property
     def model(self) -> Any:
@@ -64,7 +68,14 @@ class RunSearcher:
         return model
 
     def search(
-        self, query: str, *, k: int = 10, where: str | None = None, mode: str = "hybrid"
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        mode: str = "hybrid",
+        rerank: Reranker | None = None,
+        rerank_depth: int = 50,
     ) -> list[Hit]:
         """Return the ``k`` best chunks for a query.
 
@@ -73,38 +84,80 @@ class RunSearcher:
             k: Number of results; fewer come back only when fewer match.
             where: Filter such as ``"path LIKE 'http%' AND start_line < 100"``.
             mode: ``"hybrid"``, ``"dense"`` or ``"bm25"``.
+            rerank: A model such as `load_reranker` gives, to read the first results again.
+            rerank_depth: How many of them.
 
         Raises:
             InputError: When the query is empty or ``k`` is below 1.
             QuerySyntaxError: When the filter cannot be understood.
             UnknownNameError: When the mode is unknown.
         """
-        encoder = None if mode == "bm25" else self.model
-        return self.collection.search(query, k=k, where=where, mode=mode, encoder=encoder)
+        return self.collection.search(
+            query,
+            k=k,
+            where=where,
+            mode=mode,
+            encoder=self._encoder(mode),
+            rerank=rerank,
+            rerank_depth=rerank_depth,
+        )
 
     def explain(
-        self, query: str, *, k: int = 10, where: str | None = None, mode: str = "hybrid"
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        mode: str = "hybrid",
+        rerank: Reranker | None = None,
+        rerank_depth: int = 50,
     ) -> Explanation:
-        """Say how `search` would be carried out, with the time of each step."""
-        encoder = None if mode == "bm25" else self.model
-        return self.collection.explain(query, k=k, where=where, mode=mode, encoder=encoder)
+        """Carry out a search and say how, with the time of each step; see `search`."""
+        return self.collection.explain(
+            query,
+            k=k,
+            where=where,
+            mode=mode,
+            encoder=self._encoder(mode),
+            rerank=rerank,
+            rerank_depth=rerank_depth,
+        )
+
+    def _encoder(self, mode: str) -> Any:
+        return None if mode == "bm25" else self.model
 
 
-def open_run(run: str | Path) -> RunSearcher:
+def open_run(
+    run: str | Path, *, version: int | None = None, lock_timeout: float = 60.0
+) -> RunSearcher:
     """Open a finished run for searching.
 
+    Args:
+        run: Its folder.
+        version: A version of its collection that is still kept; None for the newest.
+        lock_timeout: Seconds that changes of the collection wait for another writer.
+
     Raises:
-        NotFoundError: When there is no run.
+        NotFoundError: When there is no run, or not that version.
         FormatError: When it is unfinished or of another format version.
     """
-    return RunSearcher(RunFolder.open(run))
+    return RunSearcher(RunFolder.open(run), version=version, lock_timeout=lock_timeout)
 
 
 def search(
-    run: str | Path, query: str, *, k: int = 10, where: str | None = None, mode: str = "hybrid"
+    run: str | Path,
+    query: str,
+    *,
+    k: int = 10,
+    where: str | None = None,
+    mode: str = "hybrid",
+    rerank: Reranker | None = None,
+    rerank_depth: int = 50,
 ) -> list[Hit]:
     """Search a run once; use `open_run` for many queries. See `RunSearcher.search`."""
-    return open_run(run).search(query, k=k, where=where, mode=mode)
+    return open_run(run).search(
+        query, k=k, where=where, mode=mode, rerank=rerank, rerank_depth=rerank_depth
+    )
 
 
 def rank_judged_queries(

@@ -1,0 +1,204 @@
+"""What does a durable collection cost at a million rows: opening, first search, changes, kills?
+
+Rows have a text of 20 words (Zipf-distributed over 200,000), three attributes and a random vector.
+Opening and first searches are timed in processes of their own, with the files in the page cache;
+LanceDB's own search of the same table stands beside them. Changes are timed in the order a user
+would make them, each durable when the call returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from _common import machine, peak_memory_mb, versions, write_result
+
+from embedworks.index import Collection
+
+CHILD = """
+import json, sys, time
+def lap():
+    global last
+    now = time.perf_counter(); spent = now - last; last = now
+    return round(1e3 * spent, 2)
+last = time.perf_counter()
+import numpy as np
+out = {"import_numpy_ms": lap()}
+path, dim = sys.argv[1], int(sys.argv[2])
+query = np.random.default_rng(5).standard_normal(dim)
+last = time.perf_counter()
+if sys.argv[3] == "embedworks":
+    from embedworks.index import Collection
+    out["import_ms"] = lap()
+    collection = Collection.open(path)
+    out["open_ms"] = lap()
+    searches = {
+        "bm25": dict(query="w7 w1234 w77", mode="bm25"),
+        "dense": dict(vector=query, mode="dense"),
+        "dense_filtered_1_percent": dict(vector=query, mode="dense", where="part = 7"),
+        "hybrid": dict(query="w7 w1234 w77", vector=query),
+    }
+    last = time.perf_counter()
+    for turn in ("first", "second"):
+        for name, options in searches.items():
+            assert len(collection.search(k=10, **options)) == 10
+            out[f"{turn}_{name}_ms"] = lap()
+    times = []
+    for _ in range(7):
+        last = time.perf_counter()
+        again = Collection.open(path)
+        times.append(lap())
+    out["open_again_ms"] = sorted(times)[3]
+else:
+    import lancedb
+    out["import_ms"] = lap()
+    table = lancedb.connect(path).open_table("rows")
+    out["open_ms"] = lap()
+    searches = {
+        "dense": lambda: table.search(query).metric("cosine").limit(10),
+        "dense_filtered_1_percent": lambda: (
+            table.search(query).metric("cosine").where("part = 7", prefilter=True).limit(10)
+        ),
+    }
+    for turn in ("first", "second"):
+        for name, search in searches.items():
+            assert search().to_arrow().num_rows == 10
+            out[f"{turn}_{name}_ms"] = lap()
+print(json.dumps(out))
+"""
+
+
+def rows(first: int, count: int, dim: int) -> tuple[pa.Table, np.ndarray]:
+    """Make rows with ids from ``first`` on, and their vectors."""
+    rng = np.random.default_rng(first)
+    words = np.array([f"w{n}" for n in range(200_000)])
+    drawn = words[np.minimum(rng.zipf(1.2, size=(count, 20)) - 1, len(words) - 1)]
+    table = pa.table(
+        {
+            "chunk_id": [f"c{n}" for n in range(first, first + count)],
+            "title": pa.array([f"Part {n % 1000}" for n in range(first, first + count)]),
+            "text": [" ".join(line) for line in drawn.tolist()],
+            "year": pa.array(rng.integers(1990, 2026, count)),
+            "part": pa.array(rng.integers(0, 100, count)),
+            "venue": pa.array(rng.choice(["acl", "emnlp", "naacl", "eacl"], count)),
+        }
+    )
+    return table, rng.standard_normal((count, dim), dtype=np.float32)
+
+
+def in_child(path: Path, dim: int, contestant: str) -> dict[str, float]:
+    """Open and search in a process of its own; the median of three."""
+    found = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(path), str(dim), contestant],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        found.append(json.loads(done.stdout))
+    return {name: statistics.median(entry[name] for entry in found) for name in found[0]}
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Time an action."""
+    started = time.perf_counter()
+    action()
+    return round(time.perf_counter() - started, 3)
+
+
+def size_mb(path: Path) -> float:
+    """Size of a folder."""
+    return round(sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 2**20, 1)
+
+
+def create(path: Path, count: int, dim: int) -> float:
+    """Store the rows and make their cache."""
+    table, vectors = rows(0, count, dim)
+    return seconds(lambda: Collection.create(path, table, vectors))
+
+
+def changes(path: Path, count: int, dim: int) -> dict[str, Any]:
+    """Change the collection as a user would; every call is durable when it returns."""
+    collection = Collection.open(path)
+    out: dict[str, Any] = {}
+
+    def upsert(batch: int, times: int, new_share: float) -> float:
+        rng = np.random.default_rng(batch)
+        spent = 0.0
+        for number in range(times):
+            fresh = int(batch * new_share)
+            table, vectors = rows(count + 100_000 * batch + number * batch, batch, dim)
+            old = rng.choice(count, batch - fresh, replace=False)
+            ids = [f"c{n}" for n in old] + table["chunk_id"].to_pylist()[batch - fresh :]
+            table = table.set_column(0, "chunk_id", pa.array(ids))
+            spent += seconds(lambda t=table, v=vectors: collection.upsert(t, v))
+        return round(batch * times / spent, 1)
+
+    out["upsert_one_row_at_a_time_rows_per_s"] = upsert(1, 20, 1.0)
+    out["upsert_1000_rows_half_new_rows_per_s"] = upsert(1000, 10, 0.5)
+    out["upsert_20000_rows_half_new_rows_per_s"] = upsert(20_000, 2, 0.5)
+    out["cache_after_upserts_s"] = seconds(collection.prepare)
+    shutil.rmtree(path / "cache")
+    out["cache_from_nothing_s"] = seconds(lambda: Collection.open(path))
+    out["update_1_percent_s"] = seconds(lambda: collection.update({"year": 0}, where="part = 3"))
+    out["remove_1_percent_s"] = seconds(lambda: collection.remove(where="part = 4"))
+    out["table_before_compaction_mb"] = size_mb(path / "rows.lance")
+    out["compact_s"] = seconds(lambda: collection.compact(keep=1))
+    out["table_after_compaction_mb"] = size_mb(path / "rows.lance")
+    out["cache_after_update_remove_compact_s"] = seconds(collection.prepare)
+    out["cache_mb"] = size_mb(path / "cache")
+    out["verify_s"] = seconds(collection.verify)
+    return out
+
+
+def kill_summary(kills: int) -> dict[str, Any]:
+    """Kill a writer at random moments; see tests/references/kill_harness.py."""
+    harness = Path(__file__).parents[1] / "tests" / "references" / "kill_harness.py"
+    done = subprocess.run(
+        [sys.executable, str(harness), "--kills", str(kills)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr[-2000:]}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {
+        "question": __doc__.split("\n")[0],
+        "machine": machine(),
+        "versions": versions("lancedb", "pyarrow", "numpy"),
+        "rows": arguments.rows,
+        "dim": arguments.dim,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "collection"
+        result["create_with_cache_s"] = create(path, arguments.rows, arguments.dim)
+        result["opening"] = in_child(path, arguments.dim, "embedworks")
+        result["lancedb_alone"] = in_child(path, arguments.dim, "lancedb")
+        result["changes"] = changes(path, arguments.rows, arguments.dim)
+        result["opening_after_changes"] = in_child(path, arguments.dim, "embedworks")
+    result["peak_memory_mb"] = peak_memory_mb()
+    if arguments.kills:
+        result["kills"] = kill_summary(arguments.kills)
+    print(write_result("collection", result, arguments.out))
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
