@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = _attach(
         "load": "loading",
         "model_fingerprint": "encoding",
         "save": "golden",
+        "truncate_model": "truncation",
         "write_golden": "golden",
     },
 )
