@@ -89,7 +89,9 @@ def by_hand(model, views, align):
     ],
 )
 def test_the_loss_is_the_sum_over_models_that_are_cut(model, sampler, align):
-    loss = LayerDimLoss(model, ContrastiveLoss(model, temperature=0.1), sampler=sampler, align=align)
+    loss = LayerDimLoss(
+        model, ContrastiveLoss(model, temperature=0.1), sampler=sampler, align=align
+    )
     views = sampler.draw(2, 32, random.Random(1))
     with torch.no_grad():
         found = float(loss(batch(model)))
@@ -301,9 +303,7 @@ def test_it_trains_in_sentence_transformers_trainer(transformer_folder, tmp_path
         report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True,
     )  # fmt: skip
     data = Dataset.from_dict({"anchor": QUERIES, "positive": DOCUMENTS})
-    SentenceTransformerTrainer(
-        model=model, args=arguments, train_dataset=data, loss=loss
-    ).train()
+    SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()
     model.save_pretrained(str(tmp_path / "saved"))
     again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     assert abs(again.encode(QUERIES) - untouched.encode(QUERIES)).max() > 1e-3

@@ -98,7 +98,7 @@ class LayerDimLoss(nn.Module):
         self.register_buffer("views_drawn", torch.zeros((), dtype=torch.int64))
         self.views: list[View] = []
         self.statistics: dict[str, float] = {}
-        sampler.draw(self.layers, self.width, random.Random(0))
+        sampler.draw(self.layers, self.width, random.Random(0))  # noqa: S311
 
     @property
     def uses_gradient_cache(self) -> bool:
@@ -146,7 +146,7 @@ class LayerDimLoss(nn.Module):
 
     def _draw(self) -> list[View]:
         number = int(self.views_drawn)
-        rng = random.Random(derive_seed(self.seed, "views", number))
+        rng = random.Random(derive_seed(self.seed, "views", number))  # noqa: S311
         if self.training and torch.is_grad_enabled():
             self.views_drawn += 1
         # The whole model last, so that what the wrapped loss reports is about it.

@@ -5,6 +5,7 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "ARCHITECTURES": "backbones",
         "Encoder": "protocols",
         "EncodingStats": "encoding",
         "GOLDEN_TEXTS": "golden",
@@ -15,7 +16,9 @@ __getattr__, __dir__, __all__ = _attach(
         "is_static_folder": "loading",
         "load": "loading",
         "model_fingerprint": "encoding",
+        "new_model": "backbones",
         "save": "golden",
+        "train_tokenizer": "backbones",
         "truncate_model": "truncation",
         "write_golden": "golden",
     },

@@ -76,7 +76,11 @@ def _cut_dimensions(model: Any, keep: int, width: int) -> None:
     from sentence_transformers.base.modules import Dense
 
     cut = Dense(
-        width, keep, bias=False, activation_function=nn.Identity(), init_weight=torch.eye(keep, width)
+        width,
+        keep,
+        bias=False,
+        activation_function=nn.Identity(),
+        init_weight=torch.eye(keep, width),
     ).to(device=model.device, dtype=next(model.parameters()).dtype)
     parts = list(model.named_children())
     closing = type(parts[-1][1]).__name__ == "Normalize"

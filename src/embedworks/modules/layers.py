@@ -96,7 +96,10 @@ def check_layers(model: Any) -> LayerStack:
             "SentenceTransformer whose first module is a Transformer."
         )
     for module in list(model)[1:]:
-        if getattr(module, "mixes_layers", False) or type(module).__name__ == "WeightedLayerPooling":
+        if (
+            getattr(module, "mixes_layers", False)
+            or type(module).__name__ == "WeightedLayerPooling"
+        ):
             raise InputError(
                 f"{type(module).__name__} reads all layers: a model with it cannot be cut to some."
             )
