@@ -19,6 +19,7 @@ from embedworks.losses import (
     SourceLosses,
 )
 from embedworks.negatives import EmbeddingQueue, NegativeMixer
+from embedworks.training.plan_nested import build_nested
 
 if TYPE_CHECKING:
     from embedworks.training.plan import StageSettings
@@ -98,6 +99,12 @@ def build_loss(
             losses[name] = contrastive(wanted.objective)
     if stage.matryoshka is not None:
         losses = {name: _matryoshka(model, loss, stage) for name, loss in losses.items()}
+    if stage.nested is not None:
+        wanted_sizes = stage.nested
+        losses = {
+            name: build_nested(model, loss, wanted_sizes, seed=seed)
+            for name, loss in losses.items()
+        }
     if len(losses) == 1:
         return next(iter(losses.values()))
     return SourceLosses(losses, stage.loss_of_source, sources=sources, default=next(iter(losses)))
@@ -202,22 +209,28 @@ class _Graded(nn.Module):
 
         super().__init__()
         self.model = model
-        self.tokens, self.size = tokens, size
+        self.mini_batch_tokens, self.mini_batch_size = tokens, size
         # In a tuple, so that the model is registered once.
         self._loss = (CoSENTLoss(model, scale=1.0 / temperature),)
 
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
     ) -> Tensor:
-        if labels is None:
-            raise InputError("the order of scores is learned, but the batch has no scores.")
         columns = [
             {name: value for name, value in column.items() if not name.startswith("row_")}
             for column in sentence_features
         ]
         embedder = ColumnEmbedder(
-            self.model, mini_batch_tokens=self.tokens, mini_batch_size=self.size
+            self.model,
+            mini_batch_tokens=self.mini_batch_tokens,
+            mini_batch_size=self.mini_batch_size,
         )
-        vectors = embedder.embed(columns[:2]).vectors
-        loss: Tensor = self._loss[0].compute_loss_from_embeddings(vectors, labels)
+        return self.compute_loss_from_embeddings(embedder.embed(columns[:2]).vectors, labels)
+
+    def compute_loss_from_embeddings(
+        self, embeddings: Sequence[Tensor], labels: Tensor | None = None
+    ) -> Tensor:
+        if labels is None:
+            raise InputError("the order of scores is learned, but the batch has no scores.")
+        loss: Tensor = self._loss[0].compute_loss_from_embeddings(list(embeddings[:2]), labels)
         return loss
