@@ -19,9 +19,9 @@ from embedworks.reproductions import (
     Student,
     pair_retrieval,
     retrieval_outcome,
-    row_batches,
     stsb_graded,
 )
+from embedworks.reproductions.papers._steps import train_model
 
 __all__ = ["DIAGONAL", "LADDER", "SETUP", "SHALLOW", "run"]
 
@@ -162,38 +162,12 @@ def _loss(kind: str, model: Any, seed: int) -> Any:
 def _train(
     model: Any, kind: str, rows: Sequence[Row], settings: Mapping[str, Any], *, seed: int
 ) -> None:
-    """AdamW with linear warm-up and decay; the same for every arm."""
-    import torch
-
-    torch.manual_seed(seed)
-    steps = settings["steps"]
-    loss = _loss(kind, model, seed)
     # Half of MiniLM is its token table, which forty steps would hardly change.
     model[0].auto_model.embeddings.requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings["lr"], weight_decay=0.01, fused=True)
-    rise = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda n: min((n + 1) / rise, (steps - n) / max(1, steps - rise))
-    )
-    model.train()
-    for batch in row_batches(rows, settings["batch"], steps=steps, seed=seed):
-        columns = [
-            model.preprocess([str(row.anchor) for row in batch]),
-            model.preprocess([str(row.positive) for row in batch]),
-        ]
-        features = [
-            {k: v.to(model.device) if hasattr(v, "to") else v for k, v in column.items()}
-            for column in columns
-        ]
-        with torch.autocast(model.device.type, dtype=torch.bfloat16):
-            value = loss(features, None)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-    model.eval()
+    train_model(
+        model, _loss(kind, model, seed), rows, steps=settings["steps"], batch=settings["batch"],
+        lr=settings["lr"], seed=seed, bf16=True,
+    )  # fmt: skip
 
 
 def _scores(
