@@ -130,7 +130,7 @@ def _pretrain(model: Any, texts: Sequence[str], lm: Mapping[str, Any]) -> None:
         states = body(input_ids=ids).last_hidden_state[:, :-1]
         logits = states @ body.embed_tokens.weight.T
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(body.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
