@@ -250,12 +250,12 @@ def mix_token_targets(first: TokenTargets, second: TokenTargets, alpha: float) -
         raise InputError("targets to mix must be of the same texts and tokenizer.")
     rows = []
     for place in range(len(first)):
-        mixed: Counter[int] = Counter()
+        mixed: dict[int, float] = {}
         for targets, weight in ((first, 1 - alpha), (second, alpha)):
             for token, share in zip(targets.ids[place], targets.shares[place], strict=True):
                 if share > 0 and weight > 0:
-                    mixed[int(token)] += float(share) * weight
-        rows.append(mixed.most_common())
+                    mixed[int(token)] = mixed.get(int(token), 0.0) + float(share) * weight
+        rows.append(sorted(mixed.items(), key=lambda pair: (-pair[1], pair[0])))
     width = max([1, *(len(row) for row in rows)])
     return _packed(rows, width, first.tokenizer, first.vocabulary)
 
