@@ -33,8 +33,8 @@ PAGES = Path(__file__).parent / "reference"
 
 #: Order of the rooms in the navigation; `rooms` fails when one is forgotten.
 ROOMS = (
-    "data", "models", "losses", "negatives", "merging", "index", "evaluation", "training",
-    "reproductions",
+    "data", "modules", "models", "losses", "negatives", "merging", "index", "evaluation",
+    "training", "reproductions",
 )  # fmt: skip
 
 

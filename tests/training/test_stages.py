@@ -27,7 +27,7 @@ from embedworks.errors import (
     NotFoundError,
     SettingsError,
 )
-from embedworks.models import load
+from embedworks.models import load, truncate_model
 from embedworks.training import PlanSettings, load_plan, preview_plan, train_plan
 
 
@@ -189,6 +189,7 @@ def test_mistakes_leave_nothing_behind(folder, transformer_folder, tmp_path):
         ({"frozen": ["nothing"]}, InputError, "fits no parameter"),
         ({"frozen": ["."]}, InputError, "nothing is left to train"),
         ({"matryoshka": {"dims": [64]}}, InputError, "exceed the model's 32"),
+        ({"nested": {"pairs": [[3, 8]]}}, InputError, "2 layers and 32 dimensions"),
     ]
     for stage, kind, message in cases:
         with pytest.raises(kind, match=message):
@@ -405,6 +406,29 @@ def test_a_guide_a_teacher_and_truncated_dimensions(
     assert train(plan, tmp_path / "own", folder).metrics["stages"]["only"]["losses"]
 
 
+@pytest.mark.parametrize(
+    "nested",
+    [
+        {"sampler": "ladder", "pairs": [[1, 8]], "align": "scores"},
+        {"sampler": "random", "dims": [8, 16], "align": "vectors", "detach_teacher": False},
+        {"sampler": "all_layers", "dim": 8, "align": "pca", "layer_weighting": "log"},
+    ],
+)
+def test_a_model_is_trained_to_be_cut(nested, folder, transformer_folder, tmp_path):
+    plan = one_stage(transformer_folder, nested=nested, cache_gradients=True, mini_batch_tokens=200)
+    result = train(plan, tmp_path / "out", folder)
+    assert result.metrics["stages"]["only"]["losses"]
+    assert truncate_model(load(result.model), 1, 8).encode(["a text"]).shape == (1, 8)
+
+
+def test_scored_pairs_can_be_nested_too(folder, transformer_folder, tmp_path):
+    base = two_stages(str(transformer_folder))
+    base["stages"][1]["nested"] = {"sampler": "ladder", "pairs": [[1, 8]], "align": "none"}
+    base["stages"] = base["stages"][1:]
+    result = train(load_plan(base), tmp_path / "out", folder)
+    assert result.metrics["stages"]["second"]["losses"]
+
+
 def test_the_preview_counts_and_measures(folder, transformer_folder):
     plan = load_plan(two_stages(str(transformer_folder)))
     torch.manual_seed(0)
@@ -428,8 +452,8 @@ def test_the_preview_lists_what_is_not_here(tmp_path):
     assert "? rows" in str(preview)
 
 
-PAPERS = ("gistembed", "kalm-v2", "lg-anna", "llama-embed-nemotron", "nv-embed", "peg", "qzhou",
-          "rzenembed")  # fmt: skip
+PAPERS = ("2dmse", "gistembed", "kalm-v2", "lg-anna", "llama-embed-nemotron", "nv-embed", "peg",
+          "qzhou", "rzenembed", "starbucks")  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", ["full", "mini"])
@@ -462,6 +486,8 @@ def test_every_recipe_can_be_planned(name, scale, folder, transformer_folder, st
             loss["batch_size"] = None
         if stage["matryoshka"]:
             stage["matryoshka"] = {"dims": [32, 16]}
+        if stage["nested"]:
+            stage["nested"] = {"sampler": stage["nested"]["sampler"]}
         stage.update(precision="fp32", gradient_checkpointing=False)
     preview = preview_plan(load_plan(plan), data_root=folder)
     assert preview.missing == ()

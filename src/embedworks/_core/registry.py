@@ -132,6 +132,7 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "negative-rules": ("embedworks.negatives", "NEGATIVE_RULES"),
     "objectives": ("embedworks.losses", "OBJECTIVES"),
     "pair-sources": ("embedworks.data", "PAIR_SOURCES"),
+    "poolings": ("embedworks.modules", "POOLINGS"),
     "readers": ("embedworks.data", "READERS"),
     "recipes": ("embedworks.training", "RECIPES"),
     "reasoning-sets": ("embedworks.evaluation", "REASONING_SETS"),

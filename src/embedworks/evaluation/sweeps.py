@@ -8,7 +8,7 @@ names tell what they are, and reports draw them as one curve: ``minilm[:64]`` is
 
 from __future__ import annotations
 
-import copy
+import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +21,7 @@ from embedworks.errors import EmptyInputError, InputError
 from embedworks.evaluation.kinds.retrieval import RetrievalTask
 from embedworks.evaluation.kinds.sts import StsTask
 from embedworks.evaluation.systems import EncoderSystem
+from embedworks.models import truncate_model
 
 __all__ = [
     "QUANTISATIONS",
@@ -141,13 +142,12 @@ def layer_sweep(system: EncoderSystem, layers: Sequence[int]) -> list[EncoderSys
         InputError: When the model has no list of layers, or a step is out of range.
     """
     steps = _steps(layers, "layers")
-    count = len(getattr(*_layer_list(system)))
+    count = _layer_count(system)
     if max(steps) >= count:
         raise InputError(f"{system.name} has {count} layers: it cannot be cut to {max(steps)}.")
-    made = []
-    for keep in steps:
-        shorter = EncoderSystem(
-            copy.deepcopy(system.model),
+    return [
+        EncoderSystem(
+            truncate_model(system.model, keep),
             name=f"{system.name}[:{keep} layers]",
             template=system.template,
             similarity=system.similarity,
@@ -155,10 +155,8 @@ def layer_sweep(system: EncoderSystem, layers: Sequence[int]) -> list[EncoderSys
             fingerprint=f"{system.fingerprint}-{keep}-layers",
             cache=system.cache,
         )
-        owner, attribute = _layer_list(shorter)
-        setattr(owner, attribute, getattr(owner, attribute)[:keep])
-        made.append(shorter)
-    return made
+        for keep in steps
+    ]
 
 
 def length_sweep(task: AnyTask, lengths: Sequence[int]) -> list[AnyTask]:
@@ -208,17 +206,14 @@ def _steps(values: Sequence[int], name: str) -> list[int]:
     return steps
 
 
-def _layer_list(system: EncoderSystem) -> tuple[Any, str]:
-    """Return the module that holds the transformer's layers, and under which name."""
+def _layer_count(system: EncoderSystem) -> int:
     try:
-        body = system.model[0].auto_model
-    except (TypeError, KeyError, IndexError, AttributeError):
-        body = None
-    for inside in (getattr(body, "encoder", None), getattr(body, "transformer", None), body):
-        for name in ("layer", "layers"):
-            if hasattr(inside, name):
-                return inside, name
-    raise InputError(f"{system.name} has no list of layers that could be cut.")
+        layers = importlib.import_module("embedworks.modules.layers")  # imports torch
+        return len(layers.check_layers(system.model))
+    except (InputError, ImportError) as error:
+        raise InputError(
+            f"{system.name} has no list of layers that could be cut: {error}"
+        ) from error
 
 
 def _to_float16(vectors: np.ndarray) -> np.ndarray:

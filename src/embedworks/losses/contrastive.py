@@ -224,16 +224,7 @@ class ContrastiveLoss(nn.Module):
         Raises:
             InputError: When there are fewer than two columns, or facts are missing.
         """
-        if self.model is None:
-            raise InputError("this loss was made without a model: use contrast on vectors.")
-        columns = list(sentence_features)
-        if len(columns) < 2:
-            raise InputError(
-                f"the batch has {len(columns)} columns: an anchor and a positive are needed."
-            )
-        plain, info = split_features(columns)
-        info = with_labels(info, labels, self.labels)
-        self._info = self._with_guide(info, plain)
+        plain = self.read_batch(sentence_features, labels)
         embedder = ColumnEmbedder(
             self.model,
             mini_batch_size=self.mini_batch_size,
@@ -249,6 +240,28 @@ class ContrastiveLoss(nn.Module):
         no_sync: Callable[[], Any] | None = getattr(self.model, "no_sync", None)
         loss.register_hook(lambda gradient: replay(gradient, no_sync))  # type: ignore[no-untyped-call]
         return loss
+
+    def read_batch(
+        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
+    ) -> list[dict[str, Any]]:
+        """Take a batch's facts for the next loss, and return what the model reads.
+
+        For wrappers that embed the columns themselves and then call `calculate_loss`.
+
+        Raises:
+            InputError: When there are fewer than two columns, or facts are missing.
+        """
+        if self.model is None:
+            raise InputError("this loss was made without a model: use contrast on vectors.")
+        columns = list(sentence_features)
+        if len(columns) < 2:
+            raise InputError(
+                f"the batch has {len(columns)} columns: an anchor and a positive are needed."
+            )
+        plain, info = split_features(columns)
+        info = with_labels(info, labels, self.labels)
+        self._info = self._with_guide(info, plain)
+        return list(plain)
 
     def calculate_loss(
         self,

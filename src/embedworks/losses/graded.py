@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,14 +63,19 @@ class GradedLoss(nn.Module):
         Raises:
             InputError: When there are no scores.
         """
-        if labels is None:
-            raise InputError("the order of scores is learned, but the batch has no scores.")
         columns, _ = split_features(list(sentence_features)[:2])
         embedder = ColumnEmbedder(
             self.model,
             mini_batch_tokens=self.mini_batch_tokens,
             mini_batch_size=self.mini_batch_size,
         )
-        vectors = embedder.embed(columns).vectors
-        loss: Tensor = self._loss[0].compute_loss_from_embeddings(vectors, labels)
+        return self.compute_loss_from_embeddings(embedder.embed(columns).vectors, labels)
+
+    def compute_loss_from_embeddings(
+        self, embeddings: Sequence[Tensor], labels: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of vectors by column, each (B, D), with scores (B,)."""
+        if labels is None:
+            raise InputError("the order of scores is learned, but the batch has no scores.")
+        loss: Tensor = self._loss[0].compute_loss_from_embeddings(list(embeddings[:2]), labels)
         return loss

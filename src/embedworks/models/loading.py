@@ -27,11 +27,13 @@ from embedworks.errors import (
     OfflineError,
     UnknownNameError,
 )
+from embedworks.models._bars import no_bars
 from embedworks.models._static_files import is_static_folder
 from embedworks.models.golden import check_golden as _check_golden
 from embedworks.models.golden import has_golden
 from embedworks.models.protocols import Encoder
 from embedworks.models.static import StaticModel
+from embedworks.modules.registry import own_module_classes
 
 __all__ = ["MODELS", "is_static_folder", "load"]
 
@@ -186,14 +188,17 @@ def _load_transformer(name: str, device: str | None, *, local_files_only: bool) 
     options = {"device": pick_device(device), "trust_remote_code": False}
     if not local_files_only:
         return library.SentenceTransformer(name, local_files_only=False, **options)
-    bars = importlib.import_module("transformers.utils.logging")
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()  # nothing is downloaded: a bar would only be noise
-    try:
-        return library.SentenceTransformer(name, local_files_only=True, **options)
-    finally:
-        if shown:
-            bars.enable_progress_bar()
+    own = own_module_classes(Path(name))
+    with no_bars():
+        if not own:
+            model = library.SentenceTransformer(name, local_files_only=True, **options)
+        else:
+            # The classes are ours and already imported: no code of the folder is trusted.
+            make = library.SentenceTransformer._load_with_module_classes
+            model = make(name, own, local_files_only=True, **options)
+    if getattr(getattr(model.transformers_model, "config", None), "is_causal", None) is False:
+        importlib.import_module("embedworks.modules.bidirectional").check_bidirectional(model)
+    return model
 
 
 def _load_hub(name: str, device: str | None, local_files_only: bool) -> Encoder:

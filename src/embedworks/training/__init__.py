@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = _attach(
         "LoraSettings": "plan",
         "LossSettings": "plan",
         "MatryoshkaSettings": "plan",
+        "NestedSettings": "plan_nested",
         "MergeSettings": "settings",
         "MixerSettings": "plan",
         "ModelSettings": "plan",

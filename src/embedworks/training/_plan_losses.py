@@ -19,6 +19,7 @@ from embedworks.losses import (
     SourceLosses,
 )
 from embedworks.negatives import EmbeddingQueue, NegativeMixer
+from embedworks.training.plan_nested import build_nested
 
 if TYPE_CHECKING:
     from embedworks.training.plan import StageSettings
@@ -103,6 +104,12 @@ def build_loss(
             losses[name] = contrastive(wanted.objective)
     if stage.matryoshka is not None:
         losses = {name: _matryoshka(model, loss, stage) for name, loss in losses.items()}
+    if stage.nested is not None:
+        wanted_sizes = stage.nested
+        losses = {
+            name: build_nested(model, loss, wanted_sizes, seed=seed)
+            for name, loss in losses.items()
+        }
     if len(losses) == 1:
         return next(iter(losses.values()))
     return SourceLosses(losses, stage.loss_of_source, sources=sources, default=next(iter(losses)))

@@ -31,6 +31,7 @@ from embedworks.losses import OBJECTIVES, ObjectiveSettings
 from embedworks.merging import DATA_MERGE_METHODS, MERGE_METHODS
 from embedworks.negatives import MinerSettings
 from embedworks.training._plan_values import overlay, unknown_keys
+from embedworks.training.plan_nested import NestedSettings
 from embedworks.training.sources import DecontaminationSettings, SourceSettings
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "MatryoshkaSettings",
     "MixerSettings",
     "ModelSettings",
+    "NestedSettings",
     "PlanEvaluation",
     "PlanSettings",
     "PromptSettings",
@@ -294,6 +296,8 @@ class StageSettings(Settings):
     reset_optimizer: bool = True
     """Start with a fresh optimiser; False goes on with the state of the stage before."""
     matryoshka: MatryoshkaSettings | None = None
+    nested: NestedSettings | None = None
+    """Train for fewer layers as well as fewer dimensions; in place of ``matryoshka``."""
     start: str | None = None
     """What training starts from: ``base``, or the name of an earlier stage; None for the stage
     before."""
@@ -359,6 +363,10 @@ def _stage_problems(stage: StageSettings) -> list[str]:
         found.append("cache_gradients needs mini_batch_tokens or mini_batch_size")
     if stage.matryoshka and stage.negatives.queue:
         found.append("a queue keeps vectors of one dimension: not with matryoshka")
+    if stage.nested and stage.negatives.queue:
+        found.append("a queue keeps vectors of one dimension: not with nested")
+    if stage.nested and stage.matryoshka:
+        found.append("nested trains dimensions too: leave out matryoshka")
     for pattern in stage.frozen:
         try:
             re.compile(pattern)

@@ -15,6 +15,7 @@ __all__ = [
     "MAP_GROUPS",
     "curve_plot",
     "dot_plot",
+    "heat_map",
     "lines_plot",
     "map_groups",
     "mark",
@@ -220,6 +221,57 @@ def lines_plot(
         for name, xs, ys in curves
     )
     return _svg(width, height, f"{title}. {y_label} over {x_label}: {summary}", parts)
+
+
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    *,
+    title: str,
+    row_label: str,
+    column_label: str,
+    form: str = ".3f",
+) -> str:
+    """Draw a table of numbers whose cells are the darker the higher they are.
+
+    Colours are shades of the text's own colour, so it can be read on any page, alone too.
+
+    Args:
+        rows: Names from top to bottom.
+        columns: Names from left to right.
+        values: Per row, one number per column.
+        title: Heading.
+        row_label: What rows are.
+        column_label: What columns are.
+        form: Format of the numbers.
+    """
+    wide, high, left, top = 62.0, 30.0, 92.0, 58.0
+    numbers = [value for line in values for value in line]
+    low, span = min(numbers), (max(numbers) - min(numbers)) or 1.0
+    width, height = left + wide * len(columns) + 8, top + high * len(rows) + 10
+    parts = [
+        f'<text class="title" x="8" y="16">{esc(title)}</text>',
+        _text("axis", left, 34, column_label),
+        _text("axis", 8, top - 8, row_label),
+    ]
+    for place, name in enumerate(columns):
+        parts.append(_text("tick", left + wide * (place + 0.5), top - 8, name, "middle"))
+    for line, name in enumerate(rows):
+        y = top + high * line
+        parts.append(_text("tick", left - 10, y + 19, name, "end"))
+        for place, value in enumerate(values[line]):
+            x, shade = left + wide * place, 0.03 + 0.42 * (value - low) / span
+            parts.append(
+                f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{wide - 2:.1f}" '
+                f'height="{high - 2:.1f}" fill="currentColor" fill-opacity="{shade:.3f}"/>'
+            )
+            parts.append(_text("value", x + wide / 2 - 1, y + 19, f"{value:{form}}", "middle"))
+    said = "; ".join(
+        f"{row}: " + ", ".join(f"{c} {v:{form}}" for c, v in zip(columns, line))
+        for row, line in zip(rows, values)
+    )
+    return _svg(width, height, f"{title}: {said}", parts)
 
 
 def thin_curve(

@@ -1,0 +1,133 @@
+"""How much of MiniLM is left at 3 layers and 128 dimensions, by how it was trained to be cut?
+
+    python benchmarks/nested_sizes.py ladder --steps 350 --batch 64
+
+Arms: ``cut`` (not trained), ``random`` (2DMSE with score KL), ``ladder`` (Starbucks) and
+``separate`` (cut to 3 x 128 first, then trained alone). All take the same batches. Needs the
+optional data folder; pairs marked for research only are trained on, so nothing made here ships.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import RESULTS, machine, peak_memory_mb, versions, write_result
+
+import embedworks as ew
+from embedworks.data import Row
+from embedworks.evaluation import DataFolder, StsTask, evaluate_grid
+from embedworks.losses import ContrastiveLoss, FixedPairs, LayerDimLoss, RandomLayerDim, ScoreKL
+from embedworks.models import truncate_model
+from embedworks.reproductions import pair_retrieval, row_batches, stsb_graded
+
+TARGET = (3, 128)
+LADDER = ((1, 32), (2, 64), TARGET, (4, 192), (5, 256), (6, 384))
+ARMS = ("cut", "random", "ladder", "separate")
+
+
+def training_rows(seed: int) -> list[Row]:
+    """Captions of one photo, and sentence pairs that people found similar."""
+    rows = list(pair_retrieval("captions", 20_000, documents=500, queries=500, seed=seed).train)
+    graded = stsb_graded()
+    rows += [row for row in graded.train if row.score is not None and row.score >= 3.5]
+    tested = {text for a, b, _ in graded.part("test") for text in (a, b)}
+    columns = ("sentence1", "sentence2", "score", "score_max")
+    for record in DataFolder().records("sts_sick.parquet", columns):
+        pair = record["sentence1"], record["sentence2"]
+        if record["score"] >= 0.75 * record["score_max"] and not tested & set(pair):
+            rows.append(Row(*pair, source="sts"))
+    return rows
+
+
+def train(model: Any, arm: str, rows: list[Row], options: argparse.Namespace) -> float:
+    """Train one arm; return the seconds it took."""
+    torch.manual_seed(options.seed)
+    base = ContrastiveLoss(model, temperature=0.05, mini_batch_tokens=2048)
+    samplers = {"ladder": FixedPairs(LADDER), "random": RandomLayerDim((32, 64, 128, 192, 256))}
+    loss: Any = base
+    if arm in samplers:
+        loss = LayerDimLoss(model, base, sampler=samplers[arm], align=ScoreKL(), seed=options.seed)
+    model[0].auto_model.embeddings.requires_grad_(False)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=options.lr, weight_decay=0.01, fused=True)
+    rise = max(1, options.steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / rise, (options.steps - n) / (options.steps - rise))
+    )
+    model.train()
+    started = time.perf_counter()
+    for batch in row_batches(rows, options.batch, steps=options.steps, seed=options.seed):
+        features = [
+            model.preprocess([str(row.anchor) for row in batch]),
+            model.preprocess([str(row.positive) for row in batch]),
+        ]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(features, None)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+    model.eval()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Run one arm."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("arm", choices=ARMS)
+    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    where = machine()
+    model: Any = ew.load("minilm", device="cpu")
+    model.max_seq_length = 48
+    if options.arm == "separate":
+        model = truncate_model(copy.deepcopy(model), *TARGET)
+    seconds = 0.0
+    if options.arm != "cut":
+        seconds = train(model, options.arm, training_rows(options.seed), options)
+    task = pair_retrieval("captions", 2, documents=500, queries=500, seed=0).task("test")
+    pairs = list(stsb_graded().part("test"))
+    layers, dims = ([3], [128]) if options.arm == "separate" else (range(1, 7), [32, 64, 128, 256])
+    grid = evaluate_grid(
+        model,
+        [StsTask("STS benchmark", pairs), task],
+        layers=list(layers),
+        dims=[d for d in dims if d <= model.get_embedding_dimension()],
+        name=options.arm,
+        repeats=options.repeats,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    for task_name in grid.metrics:
+        short = task_name.split()[0].lower()
+        grid.heat_map(task_name, options.out / f"nested_sizes-{options.arm}-{short}.svg")
+    settings = {k: v for k, v in vars(options).items() if k != "out"}
+    write_result(
+        f"nested_sizes-{options.arm}",
+        {
+            "machine": where,
+            "versions": versions("torch", "transformers", "sentence-transformers"),
+            "settings": settings,
+            "training_seconds": round(seconds, 1),
+            "peak_memory_mb": peak_memory_mb(),
+            "grid": grid.to_dict(),
+        },
+        options.out / f"nested_sizes-{options.arm}.json",
+    )
+    print(grid.markdown())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Train a whole sentence-transformers model for some steps: the same for every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from embedworks.data import Row
+from embedworks.reproductions import row_batches
+
+__all__ = ["train_model"]
+
+
+def train_model(
+    model: Any,
+    loss: Any,
+    rows: Sequence[Row],
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    bf16: bool = False,
+) -> None:
+    """Train with AdamW, linear warm-up over a tenth of the steps, then linear decay.
+
+    Args:
+        model: Trained in place; parameters that need no gradient stay.
+        loss: Called with features by column.
+        rows: Anchors and positives.
+        steps: Steps.
+        batch: Rows of a batch.
+        lr: Peak learning rate.
+        seed: Of dropout and of the order of the rows.
+        bf16: Whether to compute in bfloat16 where torch finds it safe.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    trained = [p for p in loss.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01, fused=True)
+    rise = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / rise, (steps - n) / max(1, steps - rise))
+    )
+    model.train()
+    for chosen in row_batches(rows, batch, steps=steps, seed=seed):
+        columns = [
+            model.preprocess([str(row.anchor) for row in chosen]),
+            model.preprocess([str(row.positive) for row in chosen]),
+        ]
+        features = [
+            {k: v.to(model.device) if hasattr(v, "to") else v for k, v in column.items()}
+            for column in columns
+        ]
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+            value = loss(features, None)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+    model.eval()
