@@ -18,7 +18,7 @@ from embedworks.errors import FormatError, NonFiniteError
 from embedworks.index._saved_arrays import load_arrays, save_arrays
 from embedworks.index.exact import SIMILARITIES, matching_rows
 from embedworks.index.multivector._kernels import maxsim_of_block, maxsim_of_document
-from embedworks.index.multivector.tokens import TokenMatrix, prepare_queries, prepare_query
+from embedworks.index.multivector.tokens import TokenMatrix, cut_queries, prepare_query
 
 __all__ = ["STORAGES", "MaxSimIndex", "maxsim"]
 
@@ -68,6 +68,8 @@ class MaxSimIndex:
         storage: ``"float32"``, ``"float16"`` or ``"int8"`` (one float32 scale per token). Scores
             are exact for the vectors as they are stored.
         similarity: ``"cosine"`` or ``"dot"``.
+        truncate_dim: Keep only so many first dimensions of documents and queries, before they
+            get unit length; for models trained so (Matryoshka). None keeps all.
 
     Raises:
         ShapeError, EmptyInputError, NonFiniteError, InputError: For documents `TokenMatrix`
@@ -86,6 +88,7 @@ class MaxSimIndex:
         *,
         storage: str = "float32",
         similarity: str = "cosine",
+        truncate_dim: int | None = None,
     ) -> None:
         self.storage = check_choice(storage, STORAGES, name="storage")
         self.similarity = check_choice(similarity, SIMILARITIES, name="similarity")
@@ -94,6 +97,9 @@ class MaxSimIndex:
             matrix.check_finite()
         else:
             matrix = TokenMatrix.from_documents(matrix)
+        self._given_dim = matrix.dim
+        if truncate_dim is not None:
+            matrix = matrix.truncated(truncate_dim)
         if similarity == "cosine":
             matrix = matrix.normalized()
         self.offsets = matrix.offsets
@@ -137,7 +143,10 @@ class MaxSimIndex:
             InputError: When k < 1, or on a zero vector under cosine.
         """
         k = check_k(k)
-        prepared = prepare_queries(queries, self.dim, self.similarity)
+        prepared = [
+            prepare_query(query, self.dim, self.similarity, name=f"Query {number}")
+            for number, query in enumerate(cut_queries(queries, self._given_dim, self.dim))
+        ]
         rows = matching_rows(mask, len(self))
         chosen = np.arange(len(self)) if rows is None else rows
         wanted = min(k, len(chosen))
@@ -149,7 +158,7 @@ class MaxSimIndex:
             for query, margin, line in zip(group, margins, self._approximate(group, chosen)):
                 limit = np.partition(line, len(line) - wanted)[-wanted] - margin
                 candidates = chosen[line >= limit]
-                exact = self.scores(query, candidates)
+                exact = self._scores(query, candidates)
                 order = np.lexsort((candidates, -exact))[:wanted]
                 ids[start], scores[start] = candidates[order], exact[order]
                 start += 1
@@ -157,7 +166,10 @@ class MaxSimIndex:
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the exact scores of one query (U, D) for some documents, float32 (len(rows),)."""
-        query = prepare_query(query, self.dim, self.similarity, name="query")
+        (query,) = cut_queries([query], self._given_dim, self.dim)
+        return self._scores(prepare_query(query, self.dim, self.similarity, name="query"), rows)
+
+    def _scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         turned = np.ascontiguousarray(query.T, dtype=np.float64)
         found = [maxsim_of_document(self.document(int(row)), turned) for row in rows]
         return np.array(found, dtype=np.float64).astype(np.float32)
@@ -169,7 +181,11 @@ class MaxSimIndex:
             StorageError: When the disk is full or not writable.
         """
         scales = np.empty(0, dtype=np.float32) if self._scales is None else self._scales
-        settings = {"storage": self.storage, "similarity": self.similarity}
+        settings = {
+            "storage": self.storage,
+            "similarity": self.similarity,
+            "given_dim": self._given_dim,
+        }
         arrays = {"tokens": self._tokens, "offsets": self.offsets, "scales": scales}
         save_arrays(folder, "maxsim", settings, arrays)
 
@@ -189,12 +205,15 @@ class MaxSimIndex:
             settings.get("similarity", ""),
         )
         tokens, scales, index.offsets = arrays["tokens"], arrays["scales"], arrays["offsets"]
+        index._given_dim = settings.get("given_dim", 0)
         if (
             index.storage not in STORAGES
             or index.similarity not in SIMILARITIES
             or tokens.ndim != 2
             or tokens.dtype != np.dtype(index.storage)
             or scales.shape != ((len(tokens),) if index.storage == "int8" else (0,))
+            or not isinstance(index._given_dim, int)
+            or index._given_dim < tokens.shape[1]
             or not valid_offsets(index.offsets, len(tokens))
         ):
             raise FormatError(f"The arrays in {folder} do not fit together. Build the index again.")

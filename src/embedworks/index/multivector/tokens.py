@@ -130,6 +130,16 @@ class TokenMatrix:
                     f"{self.tokens.dtype})."
                 )
 
+    def truncated(self, dim: int) -> TokenMatrix:
+        """Return the matrix with the first ``dim`` dimensions only, a copy.
+
+        Raises:
+            InputError: When ``dim`` is not between 1 and D.
+        """
+        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= self.dim:
+            raise InputError(f"truncate_dim must be from 1 to {self.dim}, got {dim!r}.")
+        return TokenMatrix(np.ascontiguousarray(self.tokens[:, :dim]), self.offsets)
+
     def normalized(self) -> TokenMatrix:
         """Return the matrix with tokens of unit length, of the same type.
 
@@ -184,14 +194,20 @@ def prepare_query(query: np.ndarray, dim: int, similarity: str, *, name: str) ->
     return np.asarray(array / norms[:, None], dtype=np.float32)
 
 
-def prepare_queries(queries: Sequence[np.ndarray], dim: int, similarity: str) -> list[np.ndarray]:
-    """Check many queries, see `prepare_query`; one bare array is refused."""
+def cut_queries(queries: Sequence[np.ndarray], given: int, kept: int) -> list[np.ndarray]:
+    """Cut queries (U, given) to the dimensions that are kept; one bare array is refused."""
     if getattr(queries, "ndim", 3) != 3:
         raise ShapeError(
-            f"queries must be a list of arrays (U, {dim}), one per query, got one array of shape "
-            f"{np.shape(queries)}: put it in a list."
+            f"queries must be a list of arrays (U, {given}), one per query, got one array of "
+            f"shape {np.shape(queries)}: put it in a list."
         )
-    return [
-        prepare_query(query, dim, similarity, name=f"Query {number}")
-        for number, query in enumerate(queries)
-    ]
+    cut = []
+    for number, query in enumerate(queries):
+        array = np.asarray(query)
+        if array.ndim != 2 or array.shape[1] != given:
+            raise ShapeError(
+                f"Query {number} must have shape (U, {given}), one row per token, got "
+                f"{array.shape}: was it made by another model?"
+            )
+        cut.append(array[:, :kept])
+    return cut
