@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = _attach(
         "Comparison": "comparisons",
         "ComparisonResult": "results",
         "Context": "framework",
+        "FrozenTokens": "token_vectors",
         "FrozenVectors": "students",
         "GradedWorld": "worlds",
         "Outcome": "framework",

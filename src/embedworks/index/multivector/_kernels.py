@@ -16,6 +16,7 @@ __all__ = [
     "add_centroid_scores",
     "add_residual_scores",
     "byte_tables",
+    "gather_cells",
     "mark_best_rows",
     "mark_documents",
     "maxsim_of_block",
@@ -240,3 +241,45 @@ def mark_documents(
                     found[document] = 1
                     count += 1
     return count
+
+
+@compile_kernel(types.void, _f32s2, _i64s, _i64s, types.boolean, types.float32[:, :, ::1])
+def gather_cells(
+    tokens: np.ndarray, cells: np.ndarray, offsets: np.ndarray, mean: bool, blocks: np.ndarray
+) -> None:
+    """Add up each document's tokens by cell, or average them and fill the empty cells.
+
+    Args:
+        tokens: Float32 (T, d).
+        cells: Cell of every token, (T,).
+        offsets: Where documents' tokens begin, (M + 1,).
+        mean: True averages; an empty cell then gets the first of the tokens whose cells differ
+            from it in the fewest bits. False adds up and leaves empty cells 0.
+        blocks: Gets the result, float32 (M, cells, d).
+    """
+    counts = np.empty(blocks.shape[1], dtype=np.int64)
+    for document in range(len(offsets) - 1):
+        block = blocks[document]
+        block[:] = 0.0
+        counts[:] = 0
+        for token in range(offsets[document], offsets[document + 1]):
+            counts[cells[token]] += 1
+            for dim in range(tokens.shape[1]):
+                block[cells[token], dim] += tokens[token, dim]
+        if not mean:
+            continue
+        for cell in range(len(counts)):
+            if counts[cell] > 0:
+                for dim in range(tokens.shape[1]):
+                    block[cell, dim] /= counts[cell]
+                continue
+            nearest, fewest = offsets[document], np.int64(64)
+            for token in range(offsets[document], offsets[document + 1]):
+                differing, differ = cells[token] ^ cell, np.int64(0)
+                while differing > 0:
+                    differ += differing & 1
+                    differing >>= 1
+                if differ < fewest:
+                    nearest, fewest = token, differ
+            for dim in range(tokens.shape[1]):
+                block[cell, dim] = tokens[nearest, dim]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from embedworks.index.exact import SIMILARITIES, matching_rows
 from embedworks.index.multivector._kernels import maxsim_of_block, maxsim_of_document
 from embedworks.index.multivector.tokens import TokenMatrix, cut_queries, prepare_query
 
-__all__ = ["STORAGES", "MaxSimIndex", "maxsim"]
+__all__ = ["ARRAYS", "STORAGES", "MaxSimIndex", "maxsim"]
 
+ARRAYS = ("tokens", "offsets", "scales")
 STORAGES = ("float32", "float16", "int8")
 
 _BLOCK_BYTES = 8 * 2**20  # float32 token vectors scored at a time
@@ -180,14 +182,7 @@ class MaxSimIndex:
         Raises:
             StorageError: When the disk is full or not writable.
         """
-        scales = np.empty(0, dtype=np.float32) if self._scales is None else self._scales
-        settings = {
-            "storage": self.storage,
-            "similarity": self.similarity,
-            "given_dim": self._given_dim,
-        }
-        arrays = {"tokens": self._tokens, "offsets": self.offsets, "scales": scales}
-        save_arrays(folder, "maxsim", settings, arrays)
+        save_arrays(folder, "maxsim", *self.parts())
 
     @classmethod
     def load(cls, folder: Path) -> MaxSimIndex:
@@ -197,14 +192,34 @@ class MaxSimIndex:
             NotFoundError: When there is none.
             FormatError: When it is damaged, of another kind or of a newer version.
         """
-        names = ("tokens", "offsets", "scales")
-        settings, arrays = load_arrays(folder, "maxsim", names, mapped=("tokens",))
+        settings, arrays = load_arrays(folder, "maxsim", ARRAYS, mapped=("tokens",))
+        return cls.from_parts(settings, arrays, folder)
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the settings and arrays that make up the index, for saving."""
+        scales = np.empty(0, dtype=np.float32) if self._scales is None else self._scales
+        settings = {
+            "storage": self.storage,
+            "similarity": self.similarity,
+            "given_dim": self._given_dim,
+        }
+        return settings, dict(zip(ARRAYS, (self._tokens, self.offsets, scales)))
+
+    @classmethod
+    def from_parts(
+        cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path
+    ) -> MaxSimIndex:
+        """Put an index together from its `parts`; ``folder`` is where they come from.
+
+        Raises:
+            FormatError: When they do not fit together.
+        """
         index = cls.__new__(cls)
         index.storage, index.similarity = (
             settings.get("storage", ""),
             settings.get("similarity", ""),
         )
-        tokens, scales, index.offsets = arrays["tokens"], arrays["scales"], arrays["offsets"]
+        tokens, index.offsets, scales = (arrays[name] for name in ARRAYS)
         index._given_dim = settings.get("given_dim", 0)
         if (
             index.storage not in STORAGES
