@@ -22,6 +22,8 @@ __getattr__, __dir__, __all__ = _attach(
         "MuveraIndex": "multivector.muvera",
         "Passage": "highlight",
         "PlaidIndex": "multivector.plaid",
+        "ProductQuantizer": "quantized.product",
+        "QuantizedIndex": "quantized.index",
         "SEARCH_MODES": "modes",
         "SIMILARITIES": "exact",
         "STOP_WORDS": "analysis",
