@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = _attach(
         "ComparisonResult": "results",
         "Conflict": "conflicts",
         "Context": "framework",
+        "FrozenTokens": "token_vectors",
         "FrozenVectors": "students",
         "GradedWorld": "worlds",
         "Outcome": "framework",

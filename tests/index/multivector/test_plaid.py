@@ -1,0 +1,237 @@
+"""The compressed index against slow loops over what it decodes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from embedworks.errors import (
+    EmptyInputError,
+    FormatError,
+    InputError,
+    NonFiniteError,
+    NotFoundError,
+    ShapeError,
+)
+from embedworks.index.multivector.maxsim import MaxSimIndex
+from embedworks.index.multivector.plaid import PlaidIndex, default_centroids
+from embedworks.index.multivector.residual import BITS, SCALE_UNIT, ResidualCodec, principal_axes
+
+
+def topical(rng, count, dim=16, topics=30, most=12):
+    """Documents whose tokens lie around a few centres, as those of a real model do."""
+    centres = rng.normal(size=(topics, dim))
+    return [
+        centres[rng.integers(0, topics, n)] + rng.normal(0, 0.4, (n, dim))
+        for n in rng.integers(1, most + 1, count)
+    ]
+
+
+def slow_maxsim(query, tokens):
+    total = 0.0
+    for one in query.astype(float):
+        total += max(math.fsum(a * b for a, b in zip(one, other)) for other in tokens.astype(float))
+    return total
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return topical(np.random.default_rng(0), 120)
+
+
+@pytest.fixture(scope="module")
+def index(documents):
+    return PlaidIndex(documents, bits=2, dims=12)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_codec_equals_a_slow_one(bits):
+    rng = np.random.default_rng(bits)
+    vectors = rng.normal(size=(400, 8)).astype(np.float32)
+    codec = ResidualCodec.fit(vectors, centroids=5, bits=bits)
+    assert codec.bits == bits
+    nearest, codes, scales = codec.encode(vectors[:40])
+    decoded = codec.decode(nearest, codes, scales)
+    assert codes.shape == (40, bits)
+    turned = vectors @ codec.axes
+    for row in range(40):
+        distances = [math.dist(turned[row], centroid) for centroid in codec.centroids]
+        assert nearest[row] == int(np.argmin(distances))
+        expected = []
+        number = int.from_bytes(codes[row].tobytes(), "little")
+        for dim in range(8):
+            rest = turned[row, dim] - codec.centroids[nearest[row], dim]
+            bucket = sum(rest >= cutoff for cutoff in codec.cutoffs[dim])
+            assert (number >> (dim * bits)) % 2**bits == bucket
+            expected.append(codec.centroids[nearest[row], dim] + codec.values[dim, bucket])
+        scale = math.hypot(*turned[row]) / math.hypot(*expected)
+        assert abs(scales[row] * SCALE_UNIT - scale) <= SCALE_UNIT
+        np.testing.assert_allclose(decoded[row], np.multiply(expected, scale), atol=1e-3)
+        np.testing.assert_allclose(
+            np.linalg.norm(decoded[row]), np.linalg.norm(vectors[row]), rtol=1e-3
+        )
+
+
+def test_more_bits_are_closer():
+    vectors = np.random.default_rng(1).normal(size=(3000, 8)).astype(np.float32)
+    errors = []
+    for bits in BITS:
+        codec = ResidualCodec.fit(vectors, centroids=8, bits=bits)
+        errors.append(np.abs(codec.decode(*codec.encode(vectors)) - vectors @ codec.axes).mean())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[3] < errors[0] / 10
+
+
+def test_principal_axes_keep_the_most():
+    vectors = np.random.default_rng(2).normal(size=(200, 6)) * [5, 1, 4, 0.1, 2, 0.2]
+    axes = principal_axes(vectors, 3)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+    kept = (vectors @ axes) ** 2
+    assert abs(kept.sum() - (np.linalg.svd(vectors)[1][:3] ** 2).sum()) < 1e-2
+
+
+def test_nothing_pruned_equals_slow_maxsim_of_decoded_tokens(index):
+    rng = np.random.default_rng(3)
+    for length in (1, 5, 16, 17, 40):
+        query = rng.normal(size=(length, 16))
+        query /= np.linalg.norm(query, axis=1, keepdims=True)
+        ids, scores = index.search([query], 120, probes=10**6, candidates=120)
+        turned = query @ index.codec.axes
+        truth = [slow_maxsim(turned, index.document(m)) for m in ids[0]]
+        np.testing.assert_allclose(scores[0], truth, atol=1e-4)
+        assert sorted(ids[0]) == list(range(120))
+        assert (np.diff(scores[0]) <= 0).all()
+
+
+def test_the_three_stages_equal_slow_ones(index):
+    rng = np.random.default_rng(4)
+    owners = [set(index._nearest[a:b]) for a, b in zip(index.offsets[:-1], index.offsets[1:])]
+    for _ in range(10):
+        query = rng.normal(size=(5, 16))
+        query /= np.linalg.norm(query, axis=1, keepdims=True)
+        turned = query @ index.codec.axes
+        probed = set()
+        for one in turned:
+            order = np.argsort(-(index.codec.centroids @ one), kind="stable")
+            probed |= set(order[:3].tolist())
+        found = [m for m, own in enumerate(owners) if own & probed]
+        rough = {}
+        for m in found:
+            part = slice(index.offsets[m], index.offsets[m + 1])
+            rough[m] = slow_maxsim(turned, index.codec.centroids[index._nearest[part]])
+        kept = sorted(found, key=lambda m: -rough[m])[:9]
+        exact = {m: slow_maxsim(turned, index.document(m)) for m in kept}
+        expected = sorted(kept, key=lambda m: -exact[m])[:4]
+        ids, _ = index.search([query], 4, probes=3, candidates=9)
+        assert ids[0].tolist() == expected
+
+
+def test_masks_and_large_k(index, documents):
+    rng = np.random.default_rng(5)
+    for share in (0.0, 0.05, 0.5, 1.0):
+        mask = rng.random(120) < share
+        for k in (1, 20, 500):
+            ids, scores = index.search(documents[:4], k, mask=mask, probes=1, candidates=1)
+            assert ids.shape == scores.shape == (4, min(k, mask.sum()))
+            assert mask[ids].all()
+            assert all(len(set(row)) == len(row) for row in ids.tolist())
+
+
+def test_finds_what_exact_search_finds(documents):
+    asked = [document[:6] for document in documents[::3]]
+    truth = MaxSimIndex(documents).search(asked, 10)[0]
+    index = PlaidIndex(documents, bits=4)
+    ids = index.search(asked, 10)[0]
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(ids.tolist(), truth.tolist())]
+    assert np.mean(shared) > 0.93
+
+
+def test_memory_is_all_that_is_held(index):
+    held = [value for value in vars(index).values() if isinstance(value, np.ndarray)]
+    held += list(vars(index.codec).values())
+    assert sum(index.memory().values()) == sum(part.nbytes for part in held)
+    assert index.memory()["codes"] == 3 * index.offsets[-1]
+
+
+def test_dot_keeps_lengths(documents):
+    longer = [document * (1 + number % 3) for number, document in enumerate(documents)]
+    index = PlaidIndex(longer, bits=8, similarity="dot")
+    truth = MaxSimIndex(longer, similarity="dot")
+    query = longer[3][:1]
+    _, scores = index.search([query], 5)
+    np.testing.assert_allclose(scores, truth.search([query], 5)[1], rtol=0.02)
+
+
+def test_the_same_seed_gives_the_same_index(documents):
+    first, second = (PlaidIndex(documents, bits=1, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first._codes, second._codes)
+
+
+def test_saved_and_loaded(tmp_path, index, documents):
+    index.save(tmp_path / "index")
+    again = PlaidIndex.load(tmp_path / "index")
+    for one, other in zip(index.search(documents[:5], 7), again.search(documents[:5], 7)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_damage_is_found(tmp_path, index):
+    folder = tmp_path / "index"
+
+    def swap(name, array):
+        index.save(folder)
+        np.save(folder / f"{name}.npy", array)
+
+    for name, array in [
+        ("nearest", np.full_like(index._nearest, 60_000)),
+        ("centroids", np.full_like(index.codec.centroids, np.nan)),
+        ("offsets", np.zeros_like(index.offsets)),
+    ]:
+        swap(name, array)
+        with pytest.raises(FormatError, match="do not fit"):
+            PlaidIndex.load(folder)
+    swap("codes", index._codes[:-1])
+    with pytest.raises(FormatError, match="promises"):
+        PlaidIndex.load(folder)
+    with pytest.raises(NotFoundError):
+        PlaidIndex.load(tmp_path / "nowhere")
+    MaxSimIndex([np.ones((2, 3))]).save(folder)
+    with pytest.raises(FormatError, match="'maxsim'"):
+        PlaidIndex.load(folder)
+
+
+def test_small_collections():
+    one = PlaidIndex([np.ones((1, 8))])
+    assert one.search([np.ones((3, 8))], 5)[0].tolist() == [
+        [0],
+    ]
+    assert default_centroids(1) == 1
+
+
+def test_bad_input(index, documents):
+    for bits in (0, 3, 16):
+        with pytest.raises(InputError, match="bits"):
+            PlaidIndex(documents, bits=bits)
+    with pytest.raises(InputError, match="multiple of 4"):
+        PlaidIndex(documents, bits=2, dims=6)
+    with pytest.raises(InputError, match="dims"):
+        PlaidIndex(documents, dims=20)
+    with pytest.raises(InputError, match="centroids"):
+        PlaidIndex(documents, centroids=10**6)
+    with pytest.raises(InputError, match="Document 0 has a zero vector"):
+        PlaidIndex([np.zeros((2, 8))])
+    with pytest.raises(InputError, match="probes"):
+        index.search(documents[:1], 1, probes=0)
+    with pytest.raises(InputError, match="k must be"):
+        index.search(documents[:1], 1, candidates=0)
+    with pytest.raises(ShapeError, match="list"):
+        index.search(documents[0], 1)
+    with pytest.raises(ShapeError, match="Query 0"):
+        index.search([np.ones((2, 12))], 1)
+    with pytest.raises(EmptyInputError, match="Query 0"):
+        index.search([np.ones((0, 16))], 1)
+    with pytest.raises(NonFiniteError, match="Query 0"):
+        index.search([np.full((1, 16), np.nan)], 1)
+    with pytest.raises(ShapeError, match="mask"):
+        index.search(documents[:1], 1, mask=np.ones(3, dtype=bool))
