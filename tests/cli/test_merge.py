@@ -120,3 +120,43 @@ def test_a_searched_merge_and_its_weights_again(call, models, tmp_path):
     code, _, err = call(*common, "--weights", tmp_path / "bad.json", "-o", tmp_path / "x")
     assert code == 2
     assert "lists of numbers by part" in err
+
+
+def test_methods_by_place_and_a_union(call, models, tmp_path):
+    one, two, base = models
+    code, out, _ = call("merge", one, two, "-m", "ema", "--set", "decay=0.25", "-o", tmp_path / "a")
+    assert code == 0
+    assert "2 models merged by ema" in out
+    tables = [load_file(folder / "model.safetensors")["embedding.weight"] for folder in models]
+    expected = 0.25 * tables[0] + 0.75 * tables[1]
+    np.testing.assert_allclose(ew.load(tmp_path / "a").table, expected, atol=1e-6)
+    refused = [
+        (("-m", "ema", "--base", base), "ema has no use for a base"),
+        (("-m", "swa", "--weights", "1,2"), "swa finds its own weights"),
+        (("-m", "lines", "--set", "alpha=1", "--set", "beta=0"), "lines needs the base"),
+        (("-m", "ema", "--set", "dekay=1"), "Did you mean 'decay'"),
+        (("-m", "ema", "--tokenizer", "union"), "goes with methods without data"),
+        (("--tokenizer", "onion"), "onion"),
+    ]
+    for arguments, message in refused:
+        code, _, err = call("merge", one, two, *arguments, "-o", tmp_path / "x")
+        assert code == 2
+        assert message in err
+    assert call("merge", one, two, "--tokenizer", "union", "-o", tmp_path / "u")[0] == 0
+
+
+def test_adapters_are_merged_into_their_base(call, tmp_path, transformer_folder):
+    peft = pytest.importorskip("peft")
+    model = ew.load(transformer_folder, device="cpu")
+    model.add_adapter(peft.LoraConfig(target_modules=["query"], init_lora_weights=False))
+    model.save_pretrained(str(tmp_path / "adapter"))
+    code, _, err = call("merge", tmp_path / "adapter", "-o", tmp_path / "x")
+    assert code == 2
+    assert "base" in err
+    code, _, err = call(
+        "merge", tmp_path / "adapter", "--base", transformer_folder, "-o", tmp_path / "out"
+    )
+    assert (code, err) == (0, "")
+    texts = ["open a tar archive"]
+    merged = ew.load(tmp_path / "out", device="cpu").encode(texts)
+    np.testing.assert_allclose(merged, model.eval().encode(texts), atol=1e-5)

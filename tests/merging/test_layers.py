@@ -73,7 +73,7 @@ def test_a_merge_with_weights_by_part(tmp_path, transformer_folder, varied):
         ({"layer 0": [1, 1]}, InputError, "add that part, or '\\*'"),
         ({"*": [1, 1, 1]}, InputError, "one weight per tensor"),
         ({"*": [1, -1]}, InputError, "sum to zero"),
-        ({"*": ["much"]}, InputError, "must be numbers"),
+        ({"*": ["much"]}, InputError, "list of numbers"),
         ({}, InputError, "are empty"),
     ],
 )

@@ -295,9 +295,9 @@ def test_skipped_rows_are_another_stages(folder):
     [
         ({"steps": 0}, "steps: 0 goes with a merge"),
         ({"steps": 0, "merge": {"weights": [1, 2]}}, "no model 'stage' to merge"),
-        ({"merge": {"method": "tis"}}, "no merge method 'tis'. Did you mean 'ties'"),
+        ({"merge": {"method": "tis"}}, "No merge method 'tis'. Did you mean 'ties'"),
         ({"merge": {"method": "ties"}}, "ties works on what each model changed"),
-        ({"merge": {"method": "searched"}}, "searched needs a base"),
+        ({"merge": {"method": "searched"}}, "give `base`"),
         ({"merge": {"weights": [1, 2, 3]}}, "one weight per tensor"),
         ({"merge": {"models": ["stage", "secnd"]}}, "no model 'secnd'"),
         ({"merge": {"options": {"nomalize": True}}}, "Did you mean 'normalize'"),

@@ -140,6 +140,7 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "search-modes": ("embedworks.index", "SEARCH_MODES"),
     "templates": ("embedworks.data", "TEMPLATES"),
     "merge-methods": ("embedworks.merging", "MERGE_METHODS"),
+    "merge-methods-by-place": ("embedworks.merging", "PLACE_MERGE_METHODS"),
     "metrics": ("embedworks.evaluation", "METRICS"),
     "suites": ("embedworks.evaluation", "SUITES"),
 }

@@ -24,14 +24,16 @@ def register(app: typer.Typer) -> None:
 
 
 def merge(
-    models: Annotated[list[str], typer.Argument(help="Folders of the models, in order.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Folders of the models, or of adapters, in order.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")],
     method: Annotated[
         str | None,
         typer.Option(
             "--method", "-m",
-            help="A name from `list merge-methods` or `list data-merge-methods`. "
-            "[default: linear; with --search: searched]",
+            help="A name from `list merge-methods`, `list data-merge-methods` or `list "
+            "merge-methods-by-place`. [default: linear; with --search: searched]",
         ),
     ] = None,
     base: Annotated[
@@ -51,6 +53,9 @@ def merge(
             "for methods that look at data."
         ),
     ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="same, or union: join different vocabularies by token text.")
+    ] = "same",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Option of the method, such as density=0.3; repeatable."),
@@ -60,17 +65,18 @@ def merge(
     ] = False,
     json: JsonFlag = False,
 ) -> None:  # fmt: skip
-    """Merge models of one structure into a new one, tensor by tensor."""
+    """Merge models of one structure, or LoRA adapters of one base, into a new model."""
     from embedworks.merging import merge as merge_models
 
     report = merge_models(
         models,
         out,
-        method or ("linear" if search is None else "searched"),
+        method,
         weights=None if weights is None else _weights(weights),
         base=base,
         rows=search,
         options=_options(settings or ()),
+        tokenizer=tokenizer,
         overwrite=overwrite,
         show_progress=False if json else None,
     )

@@ -28,7 +28,7 @@ from embedworks.data.templates import (
 )
 from embedworks.errors import SettingsError
 from embedworks.losses import OBJECTIVES, ObjectiveSettings
-from embedworks.merging import DATA_MERGE_METHODS, MERGE_METHODS
+from embedworks.merging import DATA_MERGE_METHODS, check_merge
 from embedworks.negatives import MinerSettings
 from embedworks.training._plan_values import overlay, unknown_keys
 from embedworks.training.plan_nested import NestedSettings
@@ -228,7 +228,7 @@ class StageMerge(Settings):
 
     models: tuple[str, ...] = ("start", "stage")
     method: str = "linear"
-    """Name in `MERGE_METHODS` or `DATA_MERGE_METHODS`; the latter look at the stage's rows."""
+    """Any that `embedworks.merging.merge` knows; those with data look at the stage's rows."""
     weights: tuple[float, ...] | None = None
     """One per model; None for the method's own."""
     base: str | None = None
@@ -238,17 +238,14 @@ class StageMerge(Settings):
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> Self:
-        if self.method in MERGE_METHODS:
-            MERGE_METHODS[self.method].check(
-                len(self.models), self.weights, has_base=self.base is not None, **self.options
-            )
-        elif self.method in DATA_MERGE_METHODS:
-            DATA_MERGE_METHODS[self.method].settings.from_dict(self.options)
-            if DATA_MERGE_METHODS[self.method].needs_base and self.base is None:
-                raise ValueError(f"the merge method {self.method} needs a base")
-        else:
-            known = [*MERGE_METHODS, *DATA_MERGE_METHODS]
-            raise ValueError(f"no merge method {self.method!r}. {did_you_mean(self.method, known)}")
+        check_merge(
+            self.method,
+            len(self.models),
+            self.weights,
+            self.base is not None,
+            self.method in DATA_MERGE_METHODS,
+            self.options,
+        )
         return self
 
 
