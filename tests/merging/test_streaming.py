@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -552,3 +553,21 @@ def test_a_disk_that_takes_no_more_is_told_and_changes_nothing(tmp_path, pair):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     np.testing.assert_array_equal(load(tmp_path / "out")["table"], before["table"])
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith((".", "file"))]
+
+
+def test_tensors_are_warned_of_once(tmp_path):
+    base = {f"layer.{n}": np.zeros(4, np.float32) for n in range(5)}
+    for name, sign in (("a", 1), ("b", -1)):  # task vectors that point apart: the base is kept
+        save_file(
+            {key: value + sign for key, value in base.items()}, tmp_path / f"{name}.safetensors"
+        )
+    save_file(base, tmp_path / "base.safetensors")
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        merge_files(
+            files, tmp_path / "out.safetensors", "model_stock", base=tmp_path / "base.safetensors"
+        )
+    told = [str(item.message) for item in caught if item.category is DataWarning]
+    assert len(told) == 1
+    assert told[0].startswith("5 of 5 tensors were warned of; the first: model_stock of layer.")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 
 from embedworks._core.files import atomic_directory, atomic_path, sha256_of_file
 from embedworks._core.progress import Progress, progress
-from embedworks.errors import InputError, NonFiniteError
+from embedworks.errors import DataWarning, InputError, NonFiniteError
 from embedworks.merging._planning import MergeCall, Plan, Weights, make_plan
 from embedworks.merging._tensor_files import (
     INTEGERS,
@@ -240,6 +242,7 @@ def run_plan(
     limit = max(costs.values()) * (count if plan.call.elementwise else 1)
     running: dict[Future[None], int] = {}
     with (
+        _told_once(plan),
         progress("Merging", plan.parameters, enabled=show_progress) as bar,
         ThreadPoolExecutor(count) as pool,
         ThreadPoolExecutor(count) as hashing,
@@ -265,6 +268,24 @@ def run_plan(
         for source in plan.all:
             source.check_unchanged()
         return Written(plan, dict(zip(names, files)), found)
+
+
+@contextmanager
+def _told_once(plan: Plan) -> Iterator[None]:
+    """Gather what tensors are warned of, and say it once with their number."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    about_data = [item for item in caught if issubclass(item.category, DataWarning)]
+    for item in caught:
+        if item not in about_data:
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+    if len(about_data) > 1:
+        count = len(plan.groups)
+        text = f"{len(about_data)} of {count} tensors were warned of; the first: "
+        warnings.warn(f"{text}{about_data[0].message}", DataWarning, stacklevel=4)
+    elif about_data:
+        warnings.warn(str(about_data[0].message), DataWarning, stacklevel=4)
 
 
 def make_report(
