@@ -5,6 +5,7 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "CountModel": "words.counts",
         "Encoder": "protocols",
         "EncodingStats": "encoding",
         "GOLDEN_TEXTS": "golden",
