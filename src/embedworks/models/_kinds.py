@@ -41,6 +41,7 @@ _FORMAT = 1
 #: Kind -> module and class; the class has ``from_pretrained(folder)``.
 _KINDS = {
     "counts": ("embedworks.models.words.counts", "CountModel"),
+    "transformed": ("embedworks.models.words.transformed", "TransformedModel"),
 }
 
 

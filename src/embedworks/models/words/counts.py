@@ -204,7 +204,7 @@ class CountModel:
         try:
             words = check_texts(content.settings.pop("words"), name="words")
             ngrams = tuple(content.settings.pop("ngrams"))
-            settings = _Settings(ngrams=ngrams, **content.settings)  # type: ignore[arg-type]
+            settings = _Settings(ngrams=ngrams, **content.settings)
             _check_arrays(settings, content.arrays, len(words))
         except (KeyError, TypeError, InputError) as error:
             raise FormatError(f"{folder} is not a whole count model ({error}).") from error
