@@ -138,8 +138,9 @@ def model_fingerprint(model: Any) -> str:
         >>> model_fingerprint(one) == model_fingerprint(one.with_table(2 * one.table))
         False
     """
-    if isinstance(model, StaticModel):
-        return model.content_hash[:16]
+    known = getattr(model, "content_hash", None)
+    if isinstance(known, str):
+        return known[:16]
     digest = hashlib.sha256(type(model).__name__.encode())
     for name in ("max_seq_length", "prompts", "truncate_dim"):
         digest.update(repr(getattr(model, name, None)).encode())

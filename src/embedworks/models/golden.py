@@ -22,6 +22,7 @@ from embedworks import __version__
 from embedworks._core.files import atomic_directory, atomic_path, read_json, write_json
 from embedworks._core.validation import check_vectors, normalize_rows
 from embedworks.errors import EmptyInputError, FormatError, InputError, NotFoundError, ParityError
+from embedworks.models._kinds import is_kind_folder
 from embedworks.models.protocols import Encoder
 from embedworks.models.static import StaticModel
 
@@ -161,7 +162,8 @@ def save(model: Any, folder: str | Path) -> Path:
 
 
 def _is_foreign(folder: Path) -> bool:
-    return any(folder.iterdir()) and not (folder / "modules.json").exists()
+    known = (folder / "modules.json").exists() or is_kind_folder(folder)
+    return any(folder.iterdir()) and not known
 
 
 def _encode(model: Encoder, texts: list[str]) -> np.ndarray:

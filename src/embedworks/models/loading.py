@@ -28,6 +28,7 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.models._bars import no_bars
+from embedworks.models._kinds import is_kind_folder, load_kind
 from embedworks.models._static_files import is_static_folder
 from embedworks.models.golden import check_golden as _check_golden
 from embedworks.models.golden import has_golden
@@ -73,8 +74,8 @@ def load(
         local_files_only: Never use the network, not even for a hub name.
 
     Returns:
-        A `StaticModel` for static folders (no torch is imported), else a
-        ``sentence_transformers.SentenceTransformer``.
+        A `StaticModel` for static folders (no torch is imported), a `CountModel` or one of its
+        neighbours for theirs, else a ``sentence_transformers.SentenceTransformer``.
 
     Raises:
         UnknownNameError: When nothing has this name; lists close ones.
@@ -160,10 +161,13 @@ def minilm_folder() -> Path | None:
 
 
 def _looks_like_model(folder: Path) -> bool:
-    return (folder / "modules.json").is_file() or (folder / "model.safetensors").is_file()
+    names = ("modules.json", "model.safetensors")
+    return is_kind_folder(folder) or any((folder / name).is_file() for name in names)
 
 
 def _load_folder(folder: Path, device: str | None) -> Encoder:
+    if is_kind_folder(folder):
+        return load_kind(folder)
     if is_static_folder(folder):
         return StaticModel.from_pretrained(folder)
     if not _looks_like_model(folder) and not (folder / "config.json").is_file():
