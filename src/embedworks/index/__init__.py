@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = _attach(
         "Condition": "where",
         "ExactIndex": "exact",
         "Explanation": "results",
+        "FilteredIndex": "filtered.planned",
         "Hit": "results",
         "HybridSettings": "modes",
         "Neighbors": "protocol",
