@@ -109,7 +109,7 @@ def main() -> None:
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
     started = time.perf_counter()
     index = FilteredIndex.build(vectors, table, ordered=["number", "cluster"])
-    built, seconds = peers(vectors) if options.rows else ({}, {})
+    built, seconds = peers(vectors)
     seconds["embedworks"] = round(time.perf_counter() - started - sum(seconds.values()), 2)
     cells = {}
     for cell in [*(str(share) for share in SHARES), "far 0.01"]:
