@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = _attach(
         "Condition": "where",
         "ExactIndex": "exact",
         "Explanation": "results",
+        "FilteredIndex": "filtered.planned",
         "Finding": "checking",
         "FixedDimensionEncoder": "multivector.muvera",
         "Hit": "results",

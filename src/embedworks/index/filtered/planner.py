@@ -1,0 +1,203 @@
+"""Choose how to answer a filtered query: what each plan would cost, measured on this machine.
+
+Own design after the planners of Qdrant and UNIFY. Differs from a fitted cost formula on purpose:
+the walks' costs and recalls are kept as they were measured and interpolated over selectivity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from embedworks.errors import FormatError
+
+__all__ = ["Calibration", "Choice", "Explanation", "Planner", "WalkPoint"]
+
+_LEARNING_RATE = 0.1
+_SHORTFALL = 0.5  # a walk must have missed half of what is allowed: other queries are harder
+_EXACT_PREFERENCE = 1.1  # a walk must be this much cheaper than the exact plan
+
+
+@dataclass(frozen=True)
+class WalkPoint:
+    """One measurement of a walk over the graph.
+
+    Attributes:
+        plan: ``"graph"`` or ``"two-hop"``.
+        selectivity: Share of the rows that passed.
+        ef: Width of the walk.
+        recall: Recall@10 against the exact answer.
+        microseconds: Time of one query.
+    """
+
+    plan: str
+    selectivity: float
+    ef: int
+    recall: float
+    microseconds: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What plans cost on this machine.
+
+    Attributes:
+        base: Microseconds that every query takes.
+        per_row: Microseconds to score one row chosen from anywhere.
+        per_run_row: Microseconds to score one row of a contiguous run.
+        walks: Measurements of the walks.
+    """
+
+    base: float = 10.0
+    per_row: float = 0.1
+    per_run_row: float = 0.05
+    walks: tuple[WalkPoint, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; `from_dict` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what `to_dict` gave.
+
+        Raises:
+            FormatError: When something is missing or not known.
+        """
+        try:
+            walks = tuple(WalkPoint(**point) for point in values["walks"])
+            return cls(**{**values, "walks": walks})
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"The calibration record is damaged: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan with its predicted cost.
+
+    Attributes:
+        plan: ``"empty"``, ``"exact"``, ``"run"``, ``"graph"`` or ``"two-hop"``.
+        microseconds: Predicted time of one query.
+        ef: Width of the walk, 0 for the others.
+    """
+
+    plan: str
+    microseconds: float
+    ef: int = 0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a filtered search would be carried out, and what the other plans would cost.
+
+    Attributes:
+        where: The filter, or None.
+        rows: Rows that are not removed.
+        matching: Estimated number of rows that pass.
+        chosen: The plan chosen.
+        choices: Every possible plan, cheapest first.
+    """
+
+    where: str | None
+    rows: int
+    matching: float
+    chosen: Choice
+    choices: tuple[Choice, ...]
+
+    def __str__(self) -> str:
+        share = self.matching / self.rows if self.rows else 0.0
+        lines = [f"about {self.matching:,.0f} of {self.rows:,} rows match ({share:.2%})"]
+        if self.where:
+            lines.append(f"filter: {self.where}")
+        for choice in self.choices:
+            mark = "->" if choice == self.chosen else "  "
+            width = f" ef={choice.ef}" if choice.ef else ""
+            lines.append(f"{mark} {choice.plan}{width}: about {choice.microseconds:,.0f} us")
+        return "\n".join(lines)
+
+
+@dataclass
+class Planner:
+    """Predicts costs, chooses the cheapest plan that reaches the recall, and learns.
+
+    Args:
+        calibration: What plans cost.
+        target_recall: Recall@10 to aim for; a walk is used when it missed, on the queries it was
+            measured with, at most half of what this allows.
+        learn: Whether observed times correct the predictions.
+
+    Example:
+        >>> planner = Planner(Calibration(walks=(WalkPoint("graph", 0.5, 16, 0.97, 60.0),
+        ...                                      WalkPoint("graph", 0.05, 16, 0.98, 300.0))))
+        >>> planner.choose(100_000, 500, k=10).plan, planner.choose(100_000, 40_000, k=10).plan
+        ('exact', 'graph')
+    """
+
+    calibration: Calibration
+    target_recall: float = 0.95
+    learn: bool = True
+    ratios: dict[str, float] = field(default_factory=dict)
+
+    def choices(self, rows: int, matching: float, *, k: int, run: bool = False) -> list[Choice]:
+        """Return every plan that can answer, cheapest first.
+
+        Args:
+            rows: Rows in the index.
+            matching: Number of them that pass, maybe estimated.
+            k: Results wanted.
+            run: Whether the rows that pass lie in one run of an ordered copy.
+        """
+        if matching <= 0:
+            return [Choice("empty", 0.0)]
+        cost = self.calibration
+        found = [Choice("exact", cost.base + cost.per_row * matching)]
+        if run:
+            found.append(Choice("run", cost.base + cost.per_run_row * matching))
+        for plan in ("graph", "two-hop"):
+            walk = self._walk(plan, matching / max(1, rows), k)
+            if walk is not None:
+                found.append(walk)
+        corrected = [
+            Choice(c.plan, c.microseconds * self.ratios.get(c.plan, 1.0), c.ef) for c in found
+        ]
+        return sorted(corrected, key=lambda c: (c.microseconds, c.plan))
+
+    def choose(self, rows: int, matching: float, *, k: int, run: bool = False) -> Choice:
+        """Return the cheapest plan; an exact one also when a walk is hardly cheaper."""
+        choices = self.choices(rows, matching, k=k, run=run)
+        for choice in choices:
+            nearly = choices[0].microseconds * _EXACT_PREFERENCE
+            if not choice.ef and choice.microseconds <= nearly:
+                return choice
+        return choices[0]
+
+    def observe(self, choice: Choice, microseconds: float) -> None:
+        """Correct the predictions of a plan by one observed time."""
+        if not self.learn or choice.microseconds <= 0:
+            return
+        ratio = self.ratios.get(choice.plan, 1.0)
+        seen = min(16.0, max(1 / 16, ratio * microseconds / choice.microseconds))
+        self.ratios[choice.plan] = (1 - _LEARNING_RATE) * ratio + _LEARNING_RATE * seen
+
+    def _walk(self, plan: str, share: float, k: int) -> Choice | None:
+        """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
+        best: dict[float, WalkPoint] = {}
+        needed = 1 - (1 - self.target_recall) * _SHORTFALL
+        for point in self.calibration.walks:
+            if point.plan == plan and point.recall >= needed:
+                held = best.get(point.selectivity)
+                if held is None or point.ef < held.ef:
+                    best[point.selectivity] = point
+        below = max((s for s in best if s <= share), default=None)
+        above = min((s for s in best if s >= share), default=None)
+        if below is None:
+            return None
+        low, high = best[below], best[above if above is not None else below]
+        part = 0.0
+        if high.selectivity > low.selectivity:
+            part = math.log(share / low.selectivity) / math.log(high.selectivity / low.selectivity)
+        cost = low.microseconds ** (1 - part) * high.microseconds**part
+        wider = max(1.0, k / 10)
+        return Choice(plan, cost * wider, math.ceil(max(low.ef, high.ef) * wider))

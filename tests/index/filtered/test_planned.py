@@ -1,0 +1,203 @@
+"""The filtered index against brute force, whatever the planner believes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from embedworks.errors import (
+    FormatError,
+    InputError,
+    NonFiniteError,
+    QuerySyntaxError,
+    ShapeError,
+    UnknownNameError,
+)
+from embedworks.index import ExactIndex, FilteredIndex, VectorIndex, evaluate
+from embedworks.index.filtered.planner import Calibration, Planner, WalkPoint
+
+ROWS, DIM = 3000, 16
+FILTERS = [
+    None,
+    "group = 'a'",
+    "year BETWEEN 10 AND 14",
+    "year = 3",
+    "group = 'a' AND year < 50",
+    "tags CONTAINS 'x' OR year > 90",
+    "NOT (group = 'b') AND year IS NOT NULL",
+    "year > 1000",
+]
+
+
+def rows_and_vectors(rows=ROWS, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(rows, DIM)).astype(np.float32)
+    vectors[rows - rows // 50 :] = vectors[: rows // 50]  # ties
+    year = [None if y == 99 else int(y) for y in rng.integers(0, 100, rows)]
+    group = rng.choice(["a", "b", "c"], rows).tolist()
+    tags = [["x"] if t else [] for t in rng.random(rows) < 0.1]
+    return vectors, pa.table({"year": year, "group": group, "tags": tags})
+
+
+@pytest.fixture(scope="module")
+def index():
+    vectors, table = rows_and_vectors()
+    return FilteredIndex.build(vectors, table, ordered=["year"], ef_construction=40)
+
+
+def check(index, attributes, queries, k, where, plan="auto", removed=()):
+    """Compare with brute force; returns the recall."""
+    found = index.search(queries, k, where=where, plan=plan)
+    mask = np.ones(len(index.vectors), bool) if where is None else evaluate(where, attributes)
+    mask[list(removed)] = False
+    expected, scores = ExactIndex(index.vectors, similarity="dot").search(
+        queries / np.linalg.norm(queries, axis=1, keepdims=True), k, mask=mask
+    )
+    hits = 0
+    for number, (rows, values) in enumerate(zip(found.rows, found.scores, strict=True)):
+        assert len(rows) == len(set(rows.tolist())) == min(k, mask.sum())
+        assert mask[rows].all()
+        assert (np.diff(values) <= 0).all()
+        same = np.flatnonzero(np.diff(values) == 0)
+        assert (rows[same] < rows[same + 1]).all()
+        if found.plans[number] in ("exact", "run", "empty") or "then" in found.plans[number]:
+            np.testing.assert_array_equal(rows, expected[number])
+            np.testing.assert_allclose(values, scores[number], rtol=1e-5, atol=1e-6)
+        hits += len(set(rows.tolist()) & set(expected[number].tolist()))
+    return hits / expected.size if expected.size else 1.0
+
+
+@pytest.mark.parametrize("where", FILTERS)
+@pytest.mark.parametrize("plan", ["auto", "exact", "graph", "two-hop"])
+def test_results_pass_the_filter_and_are_all_there(index, where, plan):
+    attributes = index.table.table
+    queries = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
+    for k in (1, 10, 5000):
+        recall = check(index, attributes, queries, k, where, plan)
+        assert recall > 0.7 or (plan == "two-hop" and recall > 0.3) or k == 1
+
+
+def test_walks_find_nearly_all_under_a_filter_that_many_pass(index):
+    queries = np.random.default_rng(2).normal(size=(50, DIM)).astype(np.float32)
+    for where in (None, "group != 'b'"):
+        assert check(index, index.table.table, queries, 10, where, "graph") >= 0.93
+
+
+def test_batches_and_single_queries_agree(index):
+    queries = np.random.default_rng(3).normal(size=(12, DIM)).astype(np.float32)
+    together = index.search(queries, 7, where="year = 3")
+    apart = index.search(queries, 7, where=["year = 3"] * 12)
+    for one, other in zip(together.rows, apart.rows, strict=True):
+        np.testing.assert_array_equal(one, other)
+    mixed = index.search(queries[:2], 3, where=["year > 1000", None])
+    assert [len(rows) for rows in mixed.rows] == [0, 3]
+    assert mixed.plans[0] == "empty"
+
+
+def test_what_the_planner_believes_changes_only_speed(index):
+    rng = np.random.default_rng(4)
+    queries = rng.normal(size=(3, DIM)).astype(np.float32)
+    believed = index.planner
+    try:
+        for _ in range(25):
+            walks = tuple(
+                WalkPoint(plan, share, int(rng.integers(1, 40)), 1.0, 10 ** rng.uniform(-2, 4))
+                for plan in ("graph", "two-hop")
+                for share in (10 ** rng.uniform(-4, 0, 3)).tolist()
+            )
+            costs = (10 ** rng.uniform(-3, 3, 3)).tolist()
+            index.planner = Planner(Calibration(*costs, walks))
+            for where in FILTERS:
+                check(index, index.table.table, queries, int(rng.integers(1, 30)), where)
+    finally:
+        index.planner = believed
+
+
+def test_rows_are_added_and_removed(tmp_path):
+    vectors, table = rows_and_vectors()
+    index = FilteredIndex.build(vectors, table, ordered=["year"], ef_construction=40)
+    more, others = rows_and_vectors(300, seed=5)
+    assert index.add(more, others).tolist() == list(range(ROWS, ROWS + 300))
+    gone = np.arange(0, ROWS + 300, 7)
+    assert index.remove(gone) == len(gone)
+    assert index.remove(gone[:3]) == 0
+    assert len(index) == ROWS + 300 - len(gone)
+    attributes = pa.concat_tables([table, others])
+    queries = more[:4]
+    for where in FILTERS:
+        for plan in ("auto", "graph"):
+            check(index, attributes, queries, 10, where, plan, removed=gone)
+    index.save(tmp_path / "index")
+    again = FilteredIndex.load(tmp_path / "index")
+    for plan in ("exact", "graph", "two-hop"):
+        before = index.search(queries, 5, where="group = 'a'", plan=plan)
+        after = again.search(queries, 5, where="group = 'a'", plan=plan)
+        np.testing.assert_array_equal(before.rows, after.rows)
+    assert again.planner.calibration == index.planner.calibration
+    assert isinstance(again, VectorIndex)
+    assert all(size > 0 for size in again.memory().values())
+    (tmp_path / "index" / "links.npy").write_bytes(b"x")
+    with pytest.raises(FormatError, match="damaged"):
+        FilteredIndex.load(tmp_path / "index")
+
+
+def test_small_and_empty_indexes_work():
+    vectors, table = rows_and_vectors(5)
+    index = FilteredIndex.build(np.empty((0, DIM)), table.slice(0, 0))
+    assert index.search(vectors, 3, where="year = 1").rows[0].tolist() == []
+    index.add(vectors, table)
+    check(index, table, vectors[:2], 9, None)
+    plain = FilteredIndex.build(vectors, similarity="dot")
+    assert plain.search(vectors[:1], 1).rows[0].tolist() == [int(np.argmax(vectors @ vectors[0]))]
+
+
+def test_mistakes_are_explained(index):
+    vectors, table = rows_and_vectors(20)
+    query = vectors[:1]
+    with pytest.raises(QuerySyntaxError, match="Did you mean 'year'"):
+        index.search(query, 3, where="yeer = 1")
+    with pytest.raises(InputError, match="k must be"):
+        index.search(query, 0)
+    with pytest.raises(ShapeError, match="dimensions"):
+        index.search(query[:, :3], 3)
+    with pytest.raises(InputError, match="zero vector"):
+        index.search(np.zeros((1, DIM)), 3)
+    with pytest.raises(ShapeError, match="as many filters"):
+        index.search(query, 3, where=[None, None])
+    with pytest.raises(UnknownNameError, match="plan"):
+        index.search(query, 3, plan="graf")
+    with pytest.raises(ShapeError, match="as many rows"):
+        FilteredIndex.build(vectors, table.slice(0, 3))
+    with pytest.raises(NonFiniteError):
+        FilteredIndex.build(vectors * np.nan, table)
+    with pytest.raises(UnknownNameError, match="ordered column"):
+        FilteredIndex.build(vectors, table, ordered=["yeer"])
+    with pytest.raises(InputError, match="no order"):
+        FilteredIndex.build(vectors, table, ordered=["tags"])
+    with pytest.raises(InputError, match="target_recall"):
+        FilteredIndex.build(vectors, table, target_recall=0)
+    with pytest.raises(InputError, match="rows must be in"):
+        index.remove([ROWS])
+    with pytest.raises(InputError, match="give those of the new rows"):
+        index.add(vectors)
+
+
+def test_the_explanation_shows_every_plan(index):
+    told = index.explain(10, where="year BETWEEN 10 AND 14")
+    assert told.chosen in told.choices
+    assert {"exact", "run"} <= {choice.plan for choice in told.choices}
+    assert "-> " in str(told)
+    assert "rows match" in str(told)
+
+
+def test_the_planner_learns_from_what_it_saw():
+    walks = (WalkPoint("graph", 0.5, 16, 1.0, 50.0), WalkPoint("graph", 0.01, 16, 1.0, 50.0))
+    planner = Planner(Calibration(10, 0.1, 0.05, walks))
+    first = planner.choose(100_000, 5000, k=10)
+    assert (first.plan, first.ef, round(first.microseconds, 6)) == ("graph", 16, 50.0)
+    for _ in range(100):
+        choice = planner.choose(100_000, 5000, k=10)
+        planner.observe(choice, 5000.0 if choice.plan == "graph" else choice.microseconds)
+    assert planner.choose(100_000, 5000, k=10).plan == "exact"
+    assert planner.choose(100_000, 0, k=10).plan == "empty"
