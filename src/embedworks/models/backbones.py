@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from embedworks._core.bars import no_bars
 from embedworks._core.extras import require_extra
 from embedworks._core.seeding import derive_seed
 from embedworks._core.validation import check_choice
 from embedworks.errors import EmptyInputError, InputError
-from embedworks.models._bars import no_bars
 
 __all__ = ["ARCHITECTURES", "new_model", "train_tokenizer"]
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from safetensors import SafetensorError
 
+from embedworks._core.bars import no_bars
 from embedworks._core.devices import pick_device
 from embedworks._core.extras import require_extra
 from embedworks._core.files import sha256_of_file
@@ -27,7 +28,6 @@ from embedworks.errors import (
     OfflineError,
     UnknownNameError,
 )
-from embedworks.models._bars import no_bars
 from embedworks.models._kinds import is_kind_folder, load_kind
 from embedworks.models._static_files import is_static_folder
 from embedworks.models.golden import check_golden as _check_golden

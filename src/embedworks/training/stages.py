@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedworks._core.bars import no_bars
 from embedworks._core.extras import require_extra
 from embedworks._core.files import atomic_directory, read_json, write_json, write_text
 from embedworks.data import RowSet
@@ -140,7 +140,7 @@ def train_plan(
             tuple(callbacks),
         )  # fmt: skip
         try:
-            with _without_shard_bars():
+            with no_bars():
                 job.run()
         except EmbedworksError:
             # A mistake found before anything was done leaves nothing behind to resume.
@@ -149,20 +149,6 @@ def train_plan(
             raise
     metrics = read_json(folder.path / "metrics.json")
     return PlanResult(folder.path, metrics, metrics["seconds"])
-
-
-@contextmanager
-def _without_shard_bars() -> Iterator[None]:
-    """Keep transformers from showing a bar for every file of weights it reads or writes."""
-    from transformers.utils import logging as bars
-
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 class _Processes:
