@@ -269,7 +269,7 @@ def test_the_gradient_is_that_of_a_functional_call_and_of_differences(models, lo
 
 
 def test_a_probe_keeps_rows_apart_and_repeats_itself(models):
-    model = load_trainable(models[0], device="cpu")
+    model = load_trainable(models[0], device="cpu").eval()
     probe = Probe(model, ROWS, batch_size=4, held_out=0.25, seed=3)
     assert probe.tasks == ("pairs", "graded", "classes")
     assert probe.counts == {"pairs": (12, 4), "graded": (9, 3), "classes": (9, 3)}
