@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedworks._core.files import atomic_path, sha256_of_text
 from embedworks._core.progress import track
+from embedworks._core.seeding import generator
 from embedworks._core.validation import check_texts
 from embedworks.errors import FormatError, InputError
-from embedworks.index import TokenMatrix
+from embedworks.evaluation import DataFolder
 from embedworks.models import load, model_fingerprint
 
-__all__ = ["FrozenTokens"]
+if TYPE_CHECKING:
+    from embedworks.index import TokenMatrix
+
+__all__ = ["FrozenTokens", "chosen_axes", "vaswani_tokens"]
 
 _BLOCK = 512
 
@@ -51,6 +55,8 @@ class FrozenTokens:
         """Return one document of token vectors per text, float16."""
         from safetensors.numpy import save_file
 
+        from embedworks.index import TokenMatrix
+
         path = self.path(texts)
         if path is not None and path.is_file():
             return _read(path, len(texts))
@@ -74,6 +80,8 @@ def _read(path: Path, count: int) -> TokenMatrix:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    from embedworks.index import TokenMatrix
+
     try:
         tensors = load_file(path)
         matrix = TokenMatrix(tensors["tokens"], tensors["offsets"])
@@ -82,3 +90,68 @@ def _read(path: Path, count: int) -> TokenMatrix:
     if len(matrix) != count:
         raise FormatError(f"{path} does not hold one document per text: delete it.")
     return matrix
+
+
+def chosen_axes(tokens: np.ndarray, kind: str, dims: int, *, seed: int) -> np.ndarray:
+    """Return ``dims`` orthonormal directions to keep, (D, dims).
+
+    Args:
+        tokens: Token vectors (T, D); a tenth of them decides where the principal axes lie.
+        kind: ``"principal"``, ``"first"`` (the first coordinates) or ``"random"``.
+        dims: How many.
+        seed: Seed of the random axes and of the sample.
+
+    Example:
+        >>> chosen_axes(np.eye(3), "first", 2, seed=0).tolist()
+        [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    """
+    width = tokens.shape[1]
+    if kind == "first":
+        return np.eye(width)[:, :dims]
+    rng = generator(seed, "axes")
+    if kind == "random":
+        return np.linalg.qr(rng.normal(size=(width, dims)))[0]
+    rows = rng.permutation(len(tokens))[: max(1000, len(tokens) // 10)]
+    sample = tokens[rows].astype(np.float64)
+    return np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :dims]
+
+
+def vaswani_tokens(
+    model: str, documents: int, *, cache: Path, seed: int
+) -> tuple[TokenMatrix, list[str], list[np.ndarray], dict[str, dict[str, int]]]:
+    """Return token vectors of Vaswani's documents, their ids, its queries', and the judgements.
+
+    Args:
+        model: Name of a transformer.
+        documents: How many; every judged one is there, which others are the seed decides.
+        cache: Folder for vectors.
+        seed: Seed of the sample.
+
+    Raises:
+        NotFoundError: When the data folder is not there.
+    """
+    from embedworks.index import TokenMatrix
+
+    data = DataFolder()
+    corpus = data.records("ir_vaswani_corpus.parquet", ["doc_id", "text"])
+    asked = data.records("ir_vaswani_queries.parquet", ["query_id", "text"])
+    qrels: dict[str, dict[str, int]] = {}
+    for row in data.records("ir_vaswani_qrels.parquet", ["query_id", "doc_id", "relevance"]):
+        qrels.setdefault(str(row["query_id"]), {})[str(row["doc_id"])] = int(row["relevance"])
+    frozen = FrozenTokens(model, cache=cache, device="cpu")
+    found = frozen([row["text"] for row in corpus])
+    queries = frozen([row["text"] for row in asked])
+    judged = {name for own in qrels.values() for name in own}
+    order = generator(seed, "vaswani").permutation(len(corpus)).tolist()
+    # Every judged document is there; which others are, the seed decides.
+    order.sort(key=lambda row: str(corpus[row]["doc_id"]) not in judged)
+    rows = sorted(order[:documents])
+    kept = TokenMatrix.from_documents([found.document(row) for row in rows])
+    names = [str(corpus[row]["doc_id"]) for row in rows]
+    vectors = [queries.document(row).astype(np.float32) for row in range(len(queries))]
+    return (
+        kept,
+        names,
+        vectors,
+        {str(row["query_id"]): qrels[str(row["query_id"])] for row in asked},
+    )

@@ -11,7 +11,6 @@ import numpy as np
 import embedworks
 from embedworks.data import Row
 from embedworks.evaluation import RetrievalTask, spearman
-from embedworks.models import truncate_model
 from embedworks.reproductions import (
     Arm,
     Context,
@@ -68,6 +67,8 @@ class _Cut:
 
 def run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
     """Train one arm and score it at every size."""
+    from embedworks.models import truncate_model
+
     rows, task, pairs = context.once(
         ("data", seed, context.part), lambda: _data(settings, seed, context.part)
     )
@@ -178,6 +179,8 @@ def _scores(
 ) -> dict[tuple[int, int], tuple[dict[str, float], float]]:
     """Return per size the nDCG@10 of each query and the correlation, from one pass per layer."""
     assert isinstance(task.corpus, Mapping)
+    from embedworks.models import truncate_model
+
     texts = [*task.corpus.values(), *task.queries.values()]
     texts += [text for a, b, _ in pairs for text in (a, b)]
     texts = list(dict.fromkeys(texts))

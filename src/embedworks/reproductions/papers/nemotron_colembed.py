@@ -7,79 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from embedworks._core.seeding import generator
-from embedworks.evaluation import DataFolder, ndcg_at_k
-from embedworks.index import MaxSimIndex, TokenMatrix, pool_documents
+from embedworks.evaluation import ndcg_at_k
 from embedworks.reproductions import (
     Arm,
     Comparison,
     Context,
-    FrozenTokens,
     Outcome,
     Reproduction,
+    chosen_axes,
+    vaswani_tokens,
 )
 
-__all__ = ["ENTRIES", "chosen_axes"]
+__all__ = ["ENTRIES"]
 
 _BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
-def chosen_axes(tokens: np.ndarray, kind: str, dims: int, *, seed: int) -> np.ndarray:
-    """Return ``dims`` orthonormal directions to keep, (D, dims).
-
-    Args:
-        tokens: Token vectors (T, D); a tenth of them decides where the principal axes lie.
-        kind: ``"principal"``, ``"first"`` (the first coordinates) or ``"random"``.
-        dims: How many.
-        seed: Seed of the random axes and of the sample.
-
-    Example:
-        >>> chosen_axes(np.eye(3), "first", 2, seed=0).tolist()
-        [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
-    """
-    width = tokens.shape[1]
-    if kind == "first":
-        return np.eye(width)[:, :dims]
-    rng = generator(seed, "axes")
-    if kind == "random":
-        return np.linalg.qr(rng.normal(size=(width, dims)))[0]
-    rows = rng.permutation(len(tokens))[: max(1000, len(tokens) // 10)]
-    sample = tokens[rows].astype(np.float64)
-    return np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :dims]
-
-
-def _vaswani(
-    seed: int, settings: Mapping[str, Any], context: Context
-) -> tuple[TokenMatrix, list[str], list[np.ndarray], dict[str, dict[str, int]]]:
-    """Return documents, their ids, queries and judgements; the documents are a seed's sample."""
-    data = DataFolder()
-    corpus = data.records("ir_vaswani_corpus.parquet", ["doc_id", "text"])
-    asked = data.records("ir_vaswani_queries.parquet", ["query_id", "text"])
-    qrels: dict[str, dict[str, int]] = {}
-    for row in data.records("ir_vaswani_qrels.parquet", ["query_id", "doc_id", "relevance"]):
-        qrels.setdefault(str(row["query_id"]), {})[str(row["doc_id"])] = int(row["relevance"])
-    frozen = FrozenTokens(settings["model"], cache=context.cache, device="cpu")
-    documents = frozen([row["text"] for row in corpus])
-    queries = frozen([row["text"] for row in asked])
-    judged = {name for found in qrels.values() for name in found}
-    order = generator(seed, "vaswani").permutation(len(corpus)).tolist()
-    # Every judged document is there; which others are, the seed decides.
-    order.sort(key=lambda row: str(corpus[row]["doc_id"]) not in judged)
-    rows = sorted(order[: settings["documents"]])
-    kept = TokenMatrix.from_documents([documents.document(row) for row in rows])
-    names = [str(corpus[row]["doc_id"]) for row in rows]
-    vectors = [queries.document(row).astype(np.float32) for row in range(len(queries))]
-    return (
-        kept,
-        names,
-        vectors,
-        {str(row["query_id"]): qrels[str(row["query_id"])] for row in asked},
-    )
-
-
 def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
+    from embedworks.index import MaxSimIndex, TokenMatrix, pool_documents
+
     documents, names, queries, qrels = context.once(
-        ("vaswani",), lambda: _vaswani(seed, settings, context)
+        ("vaswani",),
+        lambda: vaswani_tokens(
+            settings["model"], settings["documents"], cache=context.cache, seed=seed
+        ),
     )
     factor = arm["pool"]
     if factor > 1:
