@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from embedworks.index.exact import SIMILARITIES, matching_rows
 from embedworks.index.quantized._kernels import add_lookups, hamming
 from embedworks.index.quantized.product import ProductQuantizer
 
-__all__ = ["CODES", "QuantizedIndex"]
+__all__ = ["ARRAYS", "CODES", "QuantizedIndex"]
 
+ARRAYS = ("codes", "scales", "rotation", "codebooks")
 CODES = ("int8", "binary", "product", "opq")
 
 _ALL = np.empty(0, dtype=np.int64)
@@ -186,13 +188,16 @@ class QuantizedIndex:
         Raises:
             StorageError: When the disk is full or not writable.
         """
+        save_arrays(folder, "quantized", *self.parts())
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the settings and arrays that make up the index, for saving."""
         settings = {"codes": self.codes, "similarity": self.similarity, "dim": self.dim}
         quantizer = self.quantizer
         empty = np.empty(0, dtype=np.float32)
         parts = (empty, empty) if quantizer is None else (quantizer.rotation, quantizer.codebooks)
         settings["fingerprint"] = "" if quantizer is None else quantizer.fingerprint()
-        arrays = dict(zip(_ARRAYS, (self._codes, self._scales, *parts)))
-        save_arrays(folder, "quantized", settings, arrays)
+        return settings, dict(zip(ARRAYS, (self._codes, self._scales, *parts)))
 
     @classmethod
     def load(cls, folder: Path) -> QuantizedIndex:
@@ -203,9 +208,19 @@ class QuantizedIndex:
             FormatError: When it is damaged, of another kind or of a newer version, or the codes
                 belong to other codebooks.
         """
-        settings, arrays = load_arrays(folder, "quantized", _ARRAYS)
+        return cls.from_parts(*load_arrays(folder, "quantized", ARRAYS), folder)
+
+    @classmethod
+    def from_parts(
+        cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path
+    ) -> QuantizedIndex:
+        """Put an index together from its `parts`; ``folder`` is where they come from.
+
+        Raises:
+            FormatError: When they do not fit together.
+        """
         index = cls.__new__(cls)
-        index._codes, index._scales, *parts = arrays.values()
+        index._codes, index._scales, *parts = (arrays[name] for name in ARRAYS)
         index.codes, index.similarity = settings.get("codes", ""), settings.get("similarity", "")
         index.dim, index.quantizer = settings.get("dim", 0), None
         total = len(index._codes)
@@ -225,9 +240,6 @@ class QuantizedIndex:
         if index.codes not in CODES or index.similarity not in SIMILARITIES or found != expected:
             raise FormatError(problem)
         return index
-
-
-_ARRAYS = ("codes", "scales", "rotation", "codebooks")
 
 
 def _unit(vectors: np.ndarray, name: str) -> np.ndarray:

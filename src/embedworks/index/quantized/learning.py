@@ -1,0 +1,218 @@
+"""Codes learned for retrieval: contrastive quantisation over frozen vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedworks._core.extras import require_extra
+from embedworks._core.progress import track
+from embedworks._core.seeding import derive_seed, generator
+from embedworks._core.validation import check_in_range, check_vectors
+from embedworks.errors import InputError, NonFiniteError, ShapeError
+from embedworks.index.quantized.product import ProductQuantizer
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["contrastive_loss", "learn_quantizer", "quantize_through"]
+
+
+def quantize_through(
+    vectors: torch.Tensor, codebooks: torch.Tensor, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """Replace each piece of a vector by its nearest codeword, and let gradients through.
+
+    ``p = softmax(-|z - c|^2 / temperature)`` over the codewords of a subspace; the value is the
+    codeword of the largest p, the gradient that of ``(onehot - stop(p) + p) @ codewords``. So it
+    reaches the chosen codeword directly, and vector and codebook through p.
+
+    Args:
+        vectors: Turned vectors, float (B, D).
+        codebooks: Float (S, P, D / S).
+        temperature: Above 0; smaller makes p sharper.
+
+    Returns:
+        Float (B, D), made of codewords.
+
+    Paper: Xiao et al. 2022 (BiDR), arXiv 2201.05409, section 3.2. As in its code, the nearest
+    codeword by distance is taken; the paper takes the largest inner product. Distances come from
+    one matrix product per subspace and the (B, S, P, D / S) differences are never made.
+
+    Example:
+        >>> import torch
+        >>> books = torch.tensor([[[0.0], [1.0]], [[0.0], [2.0]]])
+        >>> quantize_through(torch.tensor([[0.9, 0.2]]), books)
+        tensor([[1., 0.]])
+    """
+    torch = _torch()
+    subspaces, _, width = codebooks.shape
+    pieces = vectors.reshape(len(vectors), subspaces, width).transpose(0, 1)  # (S, B, width)
+    logits = 2 * pieces @ codebooks.transpose(1, 2) - (codebooks**2).sum(-1)[:, None]
+    shares = torch.softmax(logits / temperature, dim=-1)  # the |z|^2 of all codewords is the same
+    hard = torch.zeros_like(shares).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    words = (hard - shares.detach() + shares) @ codebooks
+    return words.transpose(0, 1).reshape(len(vectors), subspaces * width)
+
+
+def contrastive_loss(
+    queries: torch.Tensor,
+    documents: torch.Tensor,
+    *,
+    temperature: float,
+    ignored: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the mean of ``-log softmax(<q_i, d> / temperature)[i]`` over the queries.
+
+    Args:
+        queries: Float (B, D).
+        documents: Float (N, D), N >= B; the first B are the queries' positives.
+        temperature: Above 0.
+        ignored: Bool (B, N); True leaves a document out, as a known positive must be. The own
+            positive is never left out.
+
+    Example:
+        >>> import torch
+        >>> contrastive_loss(torch.eye(2), torch.eye(2), temperature=1.0).item()
+        0.31326...
+    """
+    torch = _torch()
+    scores = queries @ documents.T / temperature
+    own = torch.arange(len(queries))
+    if ignored is not None:
+        ignored = ignored.clone()
+        ignored[own, own] = False
+        scores = scores.masked_fill(ignored, float("-inf"))
+    return torch.nn.functional.cross_entropy(scores, own)
+
+
+def learn_quantizer(
+    start: ProductQuantizer,
+    queries: np.ndarray,
+    documents: np.ndarray,
+    batches: Iterable[np.ndarray] | None = None,
+    *,
+    positives: np.ndarray,
+    epochs: int = 5,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    temperature: float = 0.05,
+    assign_temperature: float = 0.1,
+    reconstruction: float = 0.1,
+    train_rotation: bool = True,
+    seed: int = 0,
+) -> ProductQuantizer:
+    """Train a quantizer so that queries find their documents by the codes.
+
+    Queries stay as they are, documents are quantised; the loss contrasts a query's own document
+    with those of the other queries of the batch (and the batch's negatives), plus a little
+    reconstruction. The rotation stays orthogonal: it is ``start.rotation`` times the exponential
+    of a skew matrix.
+
+    Args:
+        start: Where to start from, such as ``ProductQuantizer.fit(documents, 24,
+            rotation="opq")``.
+        queries: Unit vectors of training queries, (Q, D).
+        documents: Unit vectors of the documents, (M, D).
+        batches: Triples (query, positive, negative) to use in place of random batches, such as
+            `locality_batches` gives; ``epochs`` then repeats them.
+        positives: One relevant document of each query, int (Q,).
+        epochs: Passes over the queries.
+        batch_size: Queries per random batch.
+        learning_rate: Of Adam, falling to 0 in a line.
+        temperature: Of the contrast.
+        assign_temperature: Of the codewords' softmax, see `quantize_through`.
+        reconstruction: Weight of the mean squared distance between vector and codewords.
+        train_rotation: Whether to train the rotation too.
+        seed: Seed of the batches.
+
+    Returns:
+        A new quantizer of the same shape.
+
+    Raises:
+        ShapeError: When dimensions or positives do not fit.
+        InputError: When an argument is out of range or a positive is no document.
+        NonFiniteError: When training diverges.
+        MissingExtraError: When torch is not installed.
+
+    Paper: Xiao et al. 2022 (BiDR), arXiv 2201.05409, section 3.2, for encoders that are not
+    trained. Differences: the rotation is trained too; a temperature, as vectors have unit length;
+    documents are shared by all queries of a batch that are not known to want them.
+    """
+    torch = _torch()
+    queries = check_vectors(queries, name="queries", dim=start.dim)
+    documents = check_vectors(documents, name="documents", dim=start.dim)
+    check_positives(positives, len(queries), len(documents))
+    check_in_range(epochs, name="epochs", low=1)
+    check_in_range(batch_size, name="batch_size", low=2)
+    for name, value in (
+        ("learning_rate", learning_rate), ("temperature", temperature),
+        ("assign_temperature", assign_temperature),
+    ):  # fmt: skip
+        check_in_range(value, name=name, low=0, open_low=True)
+    given = None if batches is None else list(batches)
+    first = torch.from_numpy(start.rotation.copy())
+    codebooks = torch.nn.Parameter(torch.from_numpy(start.codebooks.copy()))
+    skew = torch.nn.Parameter(torch.zeros(start.dim, start.dim), requires_grad=train_rotation)
+    trained = [codebooks, skew] if train_rotation else [codebooks]
+    optimizer = torch.optim.Adam(trained, lr=learning_rate)
+    plan = [
+        batch
+        for epoch in range(epochs)
+        for batch in (given or _random_batches(positives, batch_size, seed=seed, epoch=epoch))
+    ]
+    asked, wanted = torch.from_numpy(queries), torch.from_numpy(documents)
+    for step, batch in enumerate(track(plan, "Learning codes")):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 - step / len(plan))
+        rotation = first @ torch.matrix_exp(skew - skew.T) if train_rotation else first
+        numbers = torch.from_numpy(np.ascontiguousarray(batch[:, 1:].T.reshape(-1)))
+        numbers = numbers[numbers >= 0]
+        turned = wanted[numbers] @ rotation
+        coded = quantize_through(turned, codebooks, temperature=assign_temperature)
+        rows = torch.from_numpy(batch[:, 0].copy())
+        known = torch.from_numpy(positives[batch[:, 0]])[:, None] == numbers[None]
+        loss = contrastive_loss(
+            asked[rows] @ rotation, coded, temperature=temperature, ignored=known
+        )
+        loss = loss + reconstruction * ((turned - coded) ** 2).sum(-1).mean()
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"The loss is {loss.item()} at step {step}: lower learning_rate.")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        rotation = first @ torch.matrix_exp(skew - skew.T) if train_rotation else first
+    return ProductQuantizer(
+        np.ascontiguousarray(rotation.numpy()), codebooks.detach().numpy().copy()
+    )
+
+
+def check_positives(positives: np.ndarray, queries: int, documents: int) -> None:
+    """Raise unless there is one document number per query."""
+    if positives.shape != (queries,) or positives.dtype.kind not in "iu":
+        raise ShapeError(
+            f"positives must be integers of shape ({queries},), one document per query, got "
+            f"{positives.dtype} of shape {positives.shape}."
+        )
+    if queries and not 0 <= positives.min() <= positives.max() < documents:
+        raise InputError(
+            f"positives must be from 0 to {documents - 1}, got {positives.min()} to "
+            f"{positives.max()}."
+        )
+
+
+def _random_batches(
+    positives: np.ndarray, batch_size: int, *, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Return batches of (query, positive, -1) in random order; a last single query is left out."""
+    order = generator(derive_seed(seed, epoch), "batches").permutation(len(positives))
+    triples = np.stack([order, positives[order], np.full(len(order), -1)], axis=1)
+    parts = [triples[at : at + batch_size] for at in range(0, len(triples), batch_size)]
+    return [part.astype(np.int64) for part in parts if len(part) > 1]
+
+
+def _torch() -> Any:
+    return require_extra("torch", extra="train", purpose="learn codes")
