@@ -13,6 +13,10 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "token_contributions": "attribution",
+        "leave_one_out": "attribution",
+        "integrated_gradients": "attribution",
+        "Attribution": "attribution",
         "BETTER": "outcomes",
         "CRITICAL_N": "limits.capacity",
         "GENERATED_CAVEAT": "sets.generated_tasks",

@@ -8,6 +8,8 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "query_hubs": "linked",
+        "smooth_over_links": "linked",
         "Analyzer": "analysis",
         "AttributeTable": "attributes",
         "BM25Index": "bm25",

@@ -5,6 +5,13 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "encode_late_chunks": "late_chunks",
+        "GroupCentering": "spaces",
+        "MapQuality": "spaces",
+        "map_quality": "spaces",
+        "fit_linear_map": "spaces",
+        "expand_query": "query_expansion",
+        "HypotheticalDocuments": "query_expansion",
         "ARCHITECTURES": "backbones",
         "AlignmentReport": "vocabulary",
         "CountModel": "words.counts",
