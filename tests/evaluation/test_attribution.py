@@ -66,7 +66,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_cosine(transformer):
 def test_gradients_are_those_of_differences(transformer):
     """One midpoint is the plain gradient there: compare with moving each token a little."""
     torch = pytest.importorskip("torch")
-    from embedworks.evaluation.attribution import _cosine_at
+    from embedworks.evaluation.attribution import _cosines_at
 
     text, other = "read a file", "open the path"
     table = transformer[0].auto_model.get_input_embeddings()
@@ -87,7 +87,11 @@ def test_gradients_are_those_of_differences(transformer):
             step = torch.zeros_like(tokens)
             step[place] = (tokens - empty)[place]
             sides = [
-                float(_cosine_at(transformer, table, features, middle + sign * 0.01 * step, target))
+                float(
+                    _cosines_at(
+                        transformer, table, features, (middle + sign * 0.01 * step)[None], target
+                    )
+                )
                 for sign in (1, -1)
             ]
             expected.append((sides[0] - sides[1]) / 0.02)

@@ -21,6 +21,7 @@ __all__ = ["Attribution", "integrated_gradients", "leave_one_out", "token_contri
 
 _WORD = re.compile(r"\w+(?:['’.,-]\w+)*")
 _BAR = 20
+_BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,14 +165,15 @@ def integrated_gradients(model: Any, text: str, other: str, *, steps: int = 50) 
             tokens = table(features["input_ids"])[0].float()
             empty = tokens.clone()
             empty[own] = table(torch.tensor(pad, device=tokens.device)).float() if pad else 0.0
-        total, ends = torch.zeros_like(tokens), []
-        for share in [*((np.arange(steps) + 0.5) / steps), 0.0, 1.0]:
-            place = (empty + float(share) * (tokens - empty)).detach().requires_grad_(True)
-            cosine = _cosine_at(model, table, features, place, target)
-            if share in (0.0, 1.0):
-                ends.append(float(cosine.detach()))
-                continue
-            total += torch.autograd.grad(cosine, place)[0]
+        total = torch.zeros_like(tokens)
+        shares = torch.tensor((np.arange(steps) + 0.5) / steps, dtype=torch.float32)
+        for some in torch.split(shares, _BATCH):
+            line = _line(empty, tokens, some).requires_grad_(True)
+            cosines = _cosines_at(model, table, features, line, target)
+            total += torch.autograd.grad(cosines.sum(), line)[0].sum(dim=0)
+        with torch.no_grad():
+            line = _line(empty, tokens, torch.tensor([0.0, 1.0]))
+            ends = _cosines_at(model, table, features, line, target).tolist()
     finally:
         model.train(was_training)
     scores = ((tokens - empty) * total / steps).sum(dim=1).double().cpu().numpy()
@@ -185,16 +187,22 @@ def integrated_gradients(model: Any, text: str, other: str, *, steps: int = 50) 
     )
 
 
-def _cosine_at(model: Any, table: Any, features: Any, tokens: Any, target: Any) -> Any:
-    """Return the cosine when the table of tokens gives ``tokens`` (T, D) for the one text."""
+def _line(empty: Any, tokens: Any, shares: Any) -> Any:
+    """Return the token vectors so far on the way from empty to whole, (B, T, D)."""
+    return empty + shares.to(tokens.device)[:, None, None] * (tokens - empty)
+
+
+def _cosines_at(model: Any, table: Any, features: Any, tokens: Any, target: Any) -> Any:
+    """Return B cosines when the table of tokens gives ``tokens`` (B, T, D) for the one text."""
     import torch
 
-    handle = table.register_forward_hook(lambda *_: tokens[None].to(table.weight.dtype))
+    repeated = {name: value.repeat(len(tokens), 1) for name, value in features.items()}
+    handle = table.register_forward_hook(lambda *_: tokens.to(table.weight.dtype))
     try:
-        vector = model(dict(features))["sentence_embedding"][0].float()
+        vectors = model(repeated)["sentence_embedding"].float()
     finally:
         handle.remove()
-    return torch.nn.functional.normalize(vector, dim=0) @ target
+    return torch.nn.functional.normalize(vectors, dim=1) @ target
 
 
 def token_contributions(first: np.ndarray, second: np.ndarray) -> np.ndarray:
