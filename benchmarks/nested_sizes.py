@@ -6,7 +6,8 @@ Arms: ``cut`` (not trained), ``random`` (2DMSE with score KL), ``ladder`` (Starb
 ``separate`` (cut to 3 x 128 first, then trained alone). All take the same batches. With
 ``--teacher`` every size follows the scores of the untrained MiniLM as well (its own last layer
 otherwise). Needs the optional data folder; pairs marked for research only are trained on, so
-nothing made here ships. ``--device cuda`` trains there; speed is always measured on the CPU.
+nothing made here ships. ``--device cuda`` trains there; speed is always measured on the CPU, there
+or elsewhere: ``--save FOLDER`` only trains, ``--model FOLDER`` only measures.
 """
 
 from __future__ import annotations
@@ -113,20 +114,27 @@ def main() -> None:
     parser.add_argument("--more", action="store_true", help="dictionary definitions as well")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--name", default="", help="name of the result; by default the arm's")
+    parser.add_argument("--save", type=Path, help="write the trained model and stop")
+    parser.add_argument("--model", default="minilm", help="measure this trained model instead")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     where = machine()
     name = options.name or options.arm
-    model: Any = ew.load("minilm", device=options.device)
+    model: Any = ew.load(options.model, device=options.device)
     model.max_seq_length = 48
-    if options.arm == "separate":
+    trained = options.model != "minilm"
+    if options.arm == "separate" and not trained:
         model = truncate_model(copy.deepcopy(model), *TARGET)
     seconds = 0.0
-    if options.arm == "cut":
+    if options.arm == "cut" or trained:
         model.to("cpu")
     else:
         seconds = train(model, options.arm, training_rows(options.seed), options)
+    if options.save:
+        model.save_pretrained(str(options.save))
+        print(f"trained in {seconds:.0f} s")
+        return
     task = pair_retrieval("captions", 2, documents=500, queries=500, seed=0).task("test")
     pairs = list(stsb_graded().part("test"))
     layers, dims = ([3], [128]) if options.arm == "separate" else (range(1, 7), [32, 64, 128, 256])
@@ -142,7 +150,7 @@ def main() -> None:
     for task_name in grid.metrics:
         short = task_name.split()[0].lower()
         grid.heat_map(task_name, options.out / f"nested_sizes-{name}-{short}.svg")
-    settings = {k: v for k, v in vars(options).items() if k != "out"}
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "save", "model")}
     write_result(
         f"nested_sizes-{name}",
         {
