@@ -8,6 +8,7 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "AcornIndex": "filtered.acorn",
         "Analyzer": "analysis",
         "AttributeTable": "attributes",
         "BM25Index": "bm25",

@@ -99,12 +99,11 @@ def robust_prune(
     gaps = np.empty(count, dtype=np.float32)
     for place in range(count):
         gaps[place] = _gap(points[near[place]], points[row])
-    kept, last = 0, -1
+    kept = 0
     for place in np.argsort(gaps, kind="mergesort"):
         other = near[place]
-        if other == row or other == last:
+        if other == row:
             continue
-        last = other
         clear = True
         for number in range(kept):
             if out[number] == other or (
@@ -297,5 +296,5 @@ def insert_labelled(
     for number in range(len(order)):
         row = order[number]
         seeds = starts[labels[offsets[row] : offsets[row + 1]]]
-        _insert(_Sharing(links, offsets, labels, row), points, offsets, labels, links, row, seeds, alpha,
-                stamps, stamp + number, rows, scores, near, fresh)  # fmt: skip
+        _insert(_Sharing(links, offsets, labels, row), points, offsets, labels, links, row, seeds,
+                alpha, stamps, stamp + number, rows, scores, near, fresh)  # fmt: skip
