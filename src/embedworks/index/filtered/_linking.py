@@ -25,7 +25,7 @@ from embedworks.index.filtered._beam import (
     rows_t,
 )
 
-__all__ = ["insert_labelled", "insert_plain", "prune_rows", "robust_prune"]
+__all__ = ["insert_labelled", "insert_plain", "prune_rows", "robust_prune", "stitch"]
 
 
 @njit(inline="always", fastmath=True)
@@ -298,3 +298,30 @@ def insert_labelled(
         seeds = starts[labels[offsets[row] : offsets[row + 1]]]
         _insert(_Sharing(links, offsets, labels, row), points, offsets, labels, links, row, seeds,
                 alpha, stamps, stamp + number, rows, scores, near, fresh)  # fmt: skip
+
+
+@compiled(types.void, points_t, types.Array(i64, 1, "C", readonly=True), rows_t,
+          types.Array(i64, 1, "C", readonly=True), rows_t, f32, out_links)  # fmt: skip
+def stitch(
+    points: np.ndarray,
+    offsets: np.ndarray,
+    labels: np.ndarray,
+    ends: np.ndarray,
+    near: np.ndarray,
+    alpha: float,
+    links: np.ndarray,
+) -> None:
+    """Prune every row's links from several graphs to one list.
+
+    Args:
+        points: float32 (M, D).
+        offsets: Row -> where its labels begin, int64 (M + 1,).
+        labels: int32, ascending within a row.
+        ends: Row -> where its links begin in ``near``, int64 (M + 1,).
+        near: The links, int32.
+        alpha: See `robust_prune`.
+        links: int32 (M, L), written.
+    """
+    for row in range(len(links)):
+        some = near[ends[row] : ends[row + 1]]
+        robust_prune(points, offsets, labels, row, some, len(some), alpha, links[row])

@@ -72,7 +72,7 @@ class Ready:
         compiled: The same, ready to run.
         mask: 1 for rows that pass, removed or not, uint8 (M,).
         rows: Rows that pass and are not removed, int32.
-        late: Those of them that the structure lacks.
+        beside: Those of them that the structure lacks.
         route: What the index's walk needs to know.
     """
 
@@ -81,7 +81,7 @@ class Ready:
         self.compiled: Filter | None = None
         if condition is not None:
             self.compiled = index.table.compile(condition)
-        self._alive, self._built = index.alive, index.built
+        self._alive, self._inside = index.alive, index.inside
         self.route = index._route(self)
 
     @cached_property
@@ -100,9 +100,9 @@ class Ready:
         return rows[self._alive[rows].view(bool)]
 
     @cached_property
-    def late(self) -> np.ndarray:
+    def beside(self) -> np.ndarray:
         """See the class."""
-        return self.rows[self.rows >= self._built]
+        return self.rows[self._inside[self.rows] == 0]
 
 
 class WalkedIndex(ABC):
@@ -113,7 +113,7 @@ class WalkedIndex(ABC):
 
     FORMAT: ClassVar[str]
     WALK: ClassVar[str]  # name of the plan
-    SERVES: ClassVar[str]  # which filters, for messages
+    serves: str  # which filters, for messages
 
     def __init__(
         self,
@@ -121,18 +121,23 @@ class WalkedIndex(ABC):
         table: AttributeTable,
         *,
         similarity: str,
-        alive: np.ndarray,
-        built: int,
+        inside: np.ndarray,
+        exact_below: int,
         ef: int,
+        alive: np.ndarray | None = None,
+        built: int | None = None,
     ) -> None:
-        if len(table) != len(vectors) or len(alive) != len(vectors) or built > len(vectors):
+        self.alive = np.ones(len(vectors), dtype=np.uint8) if alive is None else alive
+        self.built = len(vectors) if built is None else built
+        if not len(table) == len(vectors) == len(inside) == len(self.alive) >= self.built:
             raise ShapeError(
                 f"{len(vectors)} vectors need as many rows of attributes, got {len(table)}."
             )
         self.similarity = check_choice(similarity, SIMILARITIES, name="similarity")
-        self.vectors, self.table, self.alive = vectors, table, alive
-        self.built, self.ef = built, check_in_range(ef, name="ef", low=1)
-        self._points = on_sphere(vectors[:built], similarity)
+        self.vectors, self.table, self.inside = vectors, table, inside
+        self.exact_below = int(check_in_range(exact_below, name="exact_below", low=0))
+        self.ef = int(check_in_range(ef, name="ef", low=1))
+        self._points = on_sphere(vectors[: self.built], similarity)
         self._local = threading.local()
         self._renew()
 
@@ -150,10 +155,6 @@ class WalkedIndex(ABC):
     @abstractmethod
     def _walk(self, point: np.ndarray, ef: int, ready: Ready) -> np.ndarray | None:
         """Propose built rows that pass, removed or not; None when the walk gave up."""
-
-    @abstractmethod
-    def _few(self, ready: Ready) -> tuple[int, str]:
-        """Return up to how many matching rows the exact scan is used, and the reason."""
 
     @abstractmethod
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -184,6 +185,7 @@ class WalkedIndex(ABC):
         stored = normalize_rows(vectors) if self.similarity == "cosine" else vectors
         table = self.table.append(attributes)
         self.alive = np.concatenate([self.alive, np.ones(len(vectors), dtype=np.uint8)])
+        self.inside = np.concatenate([self.inside, np.zeros(len(vectors), dtype=np.uint8)])
         self.vectors, self.table = np.concatenate([self.vectors, stored]), table
         self._renew()
         return np.arange(first, total)
@@ -276,10 +278,12 @@ class WalkedIndex(ABC):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, self.table.table.schema) as writer:
             writer.write_table(self.table.table)
-        common = {"similarity": self.similarity, "built": self.built, "ef": self.ef}
+        common = {"similarity": self.similarity, "built": self.built, "ef": self.ef,
+                  "exact_below": self.exact_below}  # fmt: skip
         write_index(folder, self.FORMAT, {**common, "structure": settings}, {
             "vectors": self.vectors,
             "alive": self.alive,
+            "inside": self.inside,
             "attributes": np.frombuffer(sink.getvalue(), dtype=np.uint8),
             **arrays,
         })  # fmt: skip
@@ -299,9 +303,8 @@ class WalkedIndex(ABC):
                 "vectors": arrays.pop("vectors"),
                 "table": AttributeTable(table),
                 "alive": arrays.pop("alive"),
-                "similarity": settings["similarity"],
-                "built": int(settings["built"]),
-                "ef": int(settings["ef"]),
+                "inside": arrays.pop("inside"),
+                **{name: settings[name] for name in ("similarity", "built", "ef", "exact_below")},
             }
             return cls._from_parts(dict(settings["structure"]), arrays, common)
         except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
@@ -326,7 +329,7 @@ class WalkedIndex(ABC):
         """Return the error for a filter that is not served."""
         name = type(self).__name__
         return InputError(
-            f"{name} serves {self.SERVES}; the filter is {str(condition)!r:.200}. AcornIndex, "
+            f"{name} serves {self.serves}; the filter is {str(condition)!r:.200}. AcornIndex, "
             "PartitionIndex and FilteredIndex serve every filter."
         )
 
@@ -343,19 +346,18 @@ class WalkedIndex(ABC):
 
     def _plan(self, ready: Ready, k: int) -> tuple[str, str]:
         """Return the plan's name and the reason."""
-        few, why = self._few(ready)
-        matching = len(ready.rows)
+        matching, few = len(ready.rows), self.exact_below
         if not matching:
             return "empty", "no row passes"
         if matching <= k:
             return "exact", f"all of them are wanted (k = {k})"
-        if matching - len(ready.late) <= few:
-            return "exact", why
-        return self.WALK, f"more rows pass than are scanned: {why}"
+        if matching - len(ready.beside) <= few:
+            return "exact", f"at most {few:,} rows are scanned"
+        return self.WALK, f"more than {few:,} rows pass"
 
     def _proposed(self, query: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray | None:
         """Walk, and add the rows that came later; None when too few came back."""
-        wanted = min(k, len(ready.rows) - len(ready.late))
+        wanted = min(k, len(ready.rows) - len(ready.beside))
         share = max(1e-3, float(self.alive[: self.built].mean()))
         point = query
         if self._points.shape[1] > len(query):
@@ -364,7 +366,7 @@ class WalkedIndex(ABC):
         if rows is None:
             return None
         rows = rows[self.alive[rows].view(bool)]
-        return np.concatenate([rows, ready.late]) if len(rows) >= wanted else None
+        return np.concatenate([rows, ready.beside]) if len(rows) >= wanted else None
 
     def _scan(
         self, query: np.ndarray, margin: float, k: int, rows: np.ndarray
@@ -399,8 +401,3 @@ def _check_lengths(vectors: np.ndarray, attributes: pa.Table) -> None:
 
 def _heap(size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32)
-
-
-def guard(ef: int, width: int, matching: int) -> int:
-    """Return after how many distances a walk gives up: it shall not cost far more than a scan."""
-    return int(max(4 * ef * width, 1.5 * matching))

@@ -11,7 +11,8 @@ import pyarrow as pa
 from embedworks._core.validation import check_in_range
 from embedworks.index.filtered import _acorn as kernels
 from embedworks.index.filtered._beam import Scratch, on_sphere
-from embedworks.index.filtered._walked import Ready, WalkedIndex, guard
+from embedworks.index.filtered._walked import Ready, WalkedIndex
+from embedworks.index.filtered._walks import guard
 
 __all__ = ["AcornIndex"]
 
@@ -107,12 +108,12 @@ class AcornIndex(WalkedIndex):
         >>> print(index.explain(3, where="year = 2010"))
         25 of 500 rows match
         filter: year = 2010
-        -> exact: at most 125 rows, a share of 1 / 4, are scanned
+        -> exact: at most 125 rows are scanned
     """
 
     FORMAT = "acorn"
     WALK = "acorn"
-    SERVES = "every filter"
+    serves = "every filter"
 
     def __init__(
         self, graph: DenseGraph, *, links: int, gamma: int, direct: int, **common: Any
@@ -163,17 +164,15 @@ class AcornIndex(WalkedIndex):
             on_sphere(stored, similarity), links=links, gamma=gamma, direct=direct,
             ef_construction=ef_construction, seed=seed,
         )  # fmt: skip
-        alive = np.ones(len(stored), dtype=np.uint8)
-        return cls(graph, links=links, gamma=gamma, direct=direct, vectors=stored, table=table,
-                   similarity=similarity, alive=alive, built=len(stored), ef=ef)  # fmt: skip
+        density = gamma if gamma > 1 else links
+        return cls(
+            graph, links=links, gamma=gamma, direct=direct, vectors=stored, table=table,
+            similarity=similarity, inside=np.ones(len(stored), dtype=np.uint8),
+            exact_below=len(stored) // density, ef=ef,
+        )  # fmt: skip
 
     def _route(self, ready: Ready) -> None:
         """Every filter is served."""
-
-    def _few(self, ready: Ready) -> tuple[int, str]:
-        density = self.gamma if self.gamma > 1 else self.links
-        few = self.built // density
-        return few, f"at most {few:,} rows, a share of 1 / {density}, are scanned"
 
     def _walk(self, point: np.ndarray, ef: int, ready: Ready) -> np.ndarray | None:
         graph, scratch, cap = self._graph, self._scratch, 2 * self.links
