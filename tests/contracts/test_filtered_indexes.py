@@ -34,7 +34,8 @@ class Case:
     nobody: str = "kind = 'w'"
     refuses: tuple[str, ...] = ()
     damaged: str = "links"  # a file of the structure
-    recall: float = 0.9  # at ef = 64
+    wide: int = 64  # ef
+    recall: float = 0.9  # at that ef
 
 
 CASES = [
@@ -59,6 +60,12 @@ CASES = [
         serves=(None, *TAGS),
         nobody="tags CONTAINS 'w'",
         refuses=NOT_A_UNION,
+    ),
+    Case(
+        "PartitionIndex",
+        {"columns": ["kind", "year"], "ef": 300, "exact_below": 40},
+        damaged="splits",
+        wide=300,
     ),
     Case("FilteredIndex", {"graph_from": 500, "ef_construction": 40}),
 ]
@@ -129,7 +136,7 @@ def check(index, vectors, table, queries, k, where, removed=(), similarity="cosi
 
 def wide(case):
     """Options of a search that walks wherever the index would consider it."""
-    return {"plan": "graph"} if case.kind == "FilteredIndex" else {"ef": 64}
+    return {"plan": "graph"} if case.kind == "FilteredIndex" else {"ef": case.wide}
 
 
 def test_results_pass_the_filter_and_are_all_there(case, index, data):

@@ -29,6 +29,7 @@ __getattr__, __dir__, __all__ = _attach(
         "MaxSimIndex": "multivector.maxsim",
         "MuveraIndex": "multivector.muvera",
         "Neighbors": "protocol",
+        "PartitionIndex": "filtered.partitions",
         "Passage": "highlight",
         "PlaidIndex": "multivector.plaid",
         "ProductQuantizer": "quantized.product",

@@ -153,8 +153,15 @@ class WalkedIndex(ABC):
         """Return what the walk needs under a filter; raise `_refuse` when it is not served."""
 
     @abstractmethod
-    def _walk(self, point: np.ndarray, ef: int, ready: Ready) -> np.ndarray | None:
-        """Propose built rows that pass, removed or not; None when the walk gave up."""
+    def _walk(self, point: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray | None:
+        """Propose built rows that pass, removed or not; None when the walk gave up.
+
+        Args:
+            point: The query, on the sphere.
+            k: How many results are wanted.
+            ef: How wide to look.
+            ready: The filter.
+        """
 
     @abstractmethod
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -219,8 +226,8 @@ class WalkedIndex(ABC):
             queries: Array of shape (Q, D).
             k: Number of results wanted.
             where: One filter for all queries, or a list with one per query; None is no filter.
-            ef: Width of the walk, at least 1; more finds more and takes longer. By default the
-                index's own.
+            ef: How many rows the walk keeps in view, at least 1; more finds more and takes
+                longer. By default the index's own.
 
         Raises:
             ShapeError: When dimensions, or the number of filters, do not fit.
@@ -362,7 +369,7 @@ class WalkedIndex(ABC):
         point = query
         if self._points.shape[1] > len(query):
             point = np.append(query, np.float32(0.0))
-        rows = self._walk(point, int(np.ceil(max(ef, k) / share)), ready)
+        rows = self._walk(point, k, int(np.ceil(max(ef, k) / share)), ready)
         if rows is None:
             return None
         rows = rows[self.alive[rows].view(bool)]

@@ -174,7 +174,7 @@ class AcornIndex(WalkedIndex):
     def _route(self, ready: Ready) -> None:
         """Every filter is served."""
 
-    def _walk(self, point: np.ndarray, ef: int, ready: Ready) -> np.ndarray | None:
+    def _walk(self, point: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray | None:
         graph, scratch, cap = self._graph, self._scratch, 2 * self.links
         passing = ready.mask[graph.order[: len(self._high)]]
         among = np.flatnonzero(passing).astype(np.int32)

@@ -36,7 +36,7 @@ class _LabelGraph(WalkedIndex):
         if condition and not is_union_of_labels(condition, self.table, self.column):
             raise self._refuse(condition)
 
-    def _walk(self, point: np.ndarray, ef: int, ready: Ready) -> np.ndarray | None:
+    def _walk(self, point: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray | None:
         starts = self._starts[ready.mask[self._starts].view(bool)]
         return walk_each(
             self._points, point, self.links, ready.mask, starts[:, None], ef, len(ready.rows),
