@@ -84,6 +84,19 @@ CASES = [
         refuses=NO_RANGE,
         damaged="levels",
     ),
+    Case(
+        "UngIndex",
+        {"column": "tags", "exact_below": 40},
+        serves=(None, *TAGS, *NOT_A_UNION[:2], "tags IS NULL"),
+        nobody="tags CONTAINS 'w'",
+        refuses=("year > 5", "tags CONTAINS 'x' AND year > 5"),
+    ),
+    Case(
+        "UngIndex",
+        {"column": "kind", "exact_below": 40},
+        serves=(None, *LABEL, "kind IS NULL"),
+        refuses=("year > 5",),
+    ),
     Case("FilteredIndex", {"graph_from": 500, "ef_construction": 40}),
 ]
 

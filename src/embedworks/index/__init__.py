@@ -46,6 +46,7 @@ __getattr__, __dir__, __all__ = _attach(
         "StorageRow": "multivector.storage",
         "TokenMatrix": "multivector.tokens",
         "TwoTierIndex": "quantized.two_tier",
+        "UngIndex": "filtered.ung",
         "VectorIndex": "protocol",
         "Version": "_store",
         "best_passage": "highlight",

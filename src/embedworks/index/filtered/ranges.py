@@ -154,7 +154,7 @@ class SegmentGraphIndex(_RangeIndex):
         graph = np.full((len(points), 2 * links), -1, dtype=np.int32)
         order = np.random.default_rng(seed).permutation(len(points)).astype(np.int32)
         insert_plain(points, graph, order, order[:1], 1.2, ef_construction,
-                     Scratch(len(points)).stamps, 1)  # fmt: skip
+                     *Scratch(len(points)).take(len(points)))  # fmt: skip
         made = link_segments(points, graph, links, candidates, links, leap)
         return cls(*made, exact_below=exact_below, ef=ef, **common)
 
@@ -164,7 +164,7 @@ class SegmentGraphIndex(_RangeIndex):
         rows, scores = np.empty(ef, dtype=np.int32), np.empty(ef, dtype=np.float32)
         count, _ = walk_segments(
             self._points, point, *self._segments, self._most, start, end - 1, seeds,
-            guard(ef, self._most, end - start), scratch.stamps, scratch.stamp(), rows, scores,
+            guard(ef, self._most, end - start), *scratch.take(), rows, scores,
         )  # fmt: skip
         return None if count < 0 else self._order[rows[:count]]
 
@@ -251,7 +251,7 @@ class RangeTreeIndex(_RangeIndex):
         _, _, links = self._levels.shape
         count, _ = walk_tree(
             self._points, point, self._levels, start, end, links, seeds,
-            guard(ef, 2 * links, end - start), scratch.stamps, scratch.stamp(), rows, scores,
+            guard(ef, 2 * links, end - start), *scratch.take(), rows, scores,
         )  # fmt: skip
         return None if count < 0 else self._order[rows[:count]]
 
@@ -274,7 +274,7 @@ def _build_tree(points: np.ndarray, links: int, width: int, seed: int) -> np.nda
     total, rng = len(points), np.random.default_rng(seed)
     depth = max(1, int(np.ceil(np.log2(max(1, total) / (2 * links)))) + 1)
     levels = np.full((depth, total, links), -1, dtype=np.int32)
-    stamps, stamp = np.zeros(total, dtype=np.int32), 1
+    scratch = Scratch(total)
     for level in reversed(range(depth)):
         lowest = level == depth - 1
         if not lowest:
@@ -283,8 +283,8 @@ def _build_tree(points: np.ndarray, links: int, width: int, seed: int) -> np.nda
             middle = start if lowest else (start + end) // 2
             order = np.arange(middle, end, dtype=np.int32)
             there = rng.integers(start, max(middle, start + 1), 3).astype(np.int32)
-            insert_plain(points, levels[level], order, there, 1.0, width, stamps, stamp)
-            stamp += len(order)
+            insert_plain(points, levels[level], order, there, 1.0, width,
+                         *scratch.take(len(order)))  # fmt: skip
     return levels
 
 
