@@ -65,14 +65,15 @@ class Plan:
 
 
 class Ready:
-    """A filter made ready for one state of an index; removed rows are taken out of all but mask.
+    """A filter made ready for one state of an index; everything is made on first use.
 
     Attributes:
         condition: The filter, None for all rows.
         compiled: The same, ready to run.
-        mask: 1 for rows that pass, removed or not, uint8 (M,).
-        rows: Rows that pass and are not removed, int32.
+        count: How many rows pass and are not removed.
+        rows: Those rows, int32.
         beside: Those of them that the structure lacks.
+        mask: 1 for rows that pass, removed or not, uint8 (M,).
         route: What the index's walk needs to know.
     """
 
@@ -81,7 +82,7 @@ class Ready:
         self.compiled: Filter | None = None
         if condition is not None:
             self.compiled = index.table.compile(condition)
-        self._alive, self._inside = index.alive, index.inside
+        self._alive, self._live, self._outside = index.alive, len(index), index.outside
         self.route = index._route(self)
 
     @cached_property
@@ -92,17 +93,28 @@ class Ready:
         return self.compiled.mask()
 
     @cached_property
+    def count(self) -> int:
+        """See the class."""
+        if self.compiled is None:
+            return self._live
+        count = self.compiled.cardinality()
+        if count.exact and self._live == len(self._alive):
+            return count.minimum
+        return len(self.rows)
+
+    @cached_property
     def rows(self) -> np.ndarray:
         """See the class."""
         if self.compiled is None:
             return np.flatnonzero(self._alive).astype(np.int32)
         rows = self.compiled.rows()
-        return rows[self._alive[rows].view(bool)]
+        return rows[self._alive[rows].view(bool)] if self._live < len(self._alive) else rows
 
     @cached_property
     def beside(self) -> np.ndarray:
         """See the class."""
-        return self.rows[self._inside[self.rows] == 0]
+        rows = self._outside[self._alive[self._outside].view(bool)]
+        return rows if self.compiled is None else rows[self.compiled.test(rows).view(bool)]
 
 
 class WalkedIndex(ABC):
@@ -146,9 +158,17 @@ class WalkedIndex(ABC):
         return vectors
 
     def _renew(self) -> None:
-        """Forget what was made of rows that have changed."""
-        self._kept: OrderedDict[str | None, Ready] = OrderedDict()
+        """Make anew what depends on the rows."""
         self._exact = ExactIndex(self.vectors, similarity="dot")
+        self.outside = np.flatnonzero(self.inside == 0).astype(np.int32)
+        self._recount()
+
+    def _recount(self) -> None:
+        """Make anew what depends on which rows are removed."""
+        self._kept: OrderedDict[str | None, Ready] = OrderedDict()
+        self._live = int(np.count_nonzero(self.alive))
+        there = np.count_nonzero(self.alive[: self.built])
+        self._share = max(1e-3, there / max(1, self.built))
 
     # What a subclass gives.
 
@@ -181,7 +201,7 @@ class WalkedIndex(ABC):
     # What they share.
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self.alive))
+        return self._live
 
     def add(self, vectors: np.ndarray, attributes: pa.Table | None = None) -> np.ndarray:
         """Append vectors (N, D) with their attributes; returns their row numbers, int64 (N,).
@@ -218,7 +238,7 @@ class WalkedIndex(ABC):
         alive = self.alive.copy()  # filters being used keep theirs
         alive[chosen] = 0
         self.alive = alive
-        self._kept.clear()
+        self._recount()
         return present
 
     def search(
@@ -256,11 +276,11 @@ class WalkedIndex(ABC):
         margins = self._exact.margins(queries).tolist()
         result = Neighbors([], [], [])
         for query, margin, ready in zip(queries, margins, filters, strict=True):
-            plan, rows = self._plan(ready, k)[0], ready.rows
-            if plan == self.WALK:
-                found = self._proposed(query, k, ef, ready)
-                rows, plan = (rows, f"{plan}, then exact") if found is None else (found, plan)
-            best, scores = self._scan(query, margin, k, rows)
+            plan = self._plan(ready, k)[0]
+            found = self._proposed(query, k, ef, ready) if plan == self.WALK else ready.rows
+            if found is None:
+                plan, found = f"{plan}, then exact", ready.rows
+            best, scores = self._scan(query, margin, k, found)
             result.rows.append(best)
             result.scores.append(scores)
             result.plans.append(plan)
@@ -271,7 +291,7 @@ class WalkedIndex(ABC):
         ready = self._ready(where)
         plan, reason = self._plan(ready, check_k(k))
         text = None if where is None else str(where)
-        return Plan(plan, reason, text, len(self), len(ready.rows))
+        return Plan(plan, reason, text, len(self), ready.count)
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
@@ -357,7 +377,7 @@ class WalkedIndex(ABC):
 
     def _plan(self, ready: Ready, k: int) -> tuple[str, str]:
         """Return the plan's name and the reason."""
-        matching, few = len(ready.rows), self.exact_below
+        matching, few = ready.count, self.exact_below
         if not matching:
             return "empty", "no row passes"
         if matching <= k:
@@ -368,12 +388,11 @@ class WalkedIndex(ABC):
 
     def _proposed(self, query: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray | None:
         """Walk, and add the rows that came later; None when too few came back."""
-        wanted = min(k, len(ready.rows) - len(ready.beside))
-        share = max(1e-3, float(self.alive[: self.built].mean()))
+        wanted = min(k, ready.count - len(ready.beside))
         point = query
         if self._points.shape[1] > len(query):
             point = np.append(query, np.float32(0.0))
-        rows = self._walk(point, k, int(np.ceil(max(ef, k) / share)), ready)
+        rows = self._walk(point, k, int(np.ceil(max(ef, k) / self._share)), ready)
         if rows is None:
             return None
         rows = rows[self.alive[rows].view(bool)]

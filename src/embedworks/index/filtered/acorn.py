@@ -196,7 +196,7 @@ class AcornIndex(WalkedIndex):
         direct = self.direct if self.gamma > 1 else 0
         count, _ = kernels.walk_dense(
             self._points, point, graph.links, ready.mask, direct, cap, started,
-            guard(ef, cap, len(ready.rows)), *scratch.take(), rows, scores,
+            guard(ef, cap, ready.count), *scratch.take(), rows, scores,
         )  # fmt: skip
         return None if count < 0 else rows[:count]
 

@@ -119,7 +119,7 @@ class UngIndex(WalkedIndex):
 
     def _walk(self, point: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray | None:
         return walk_each(
-            self._points, point, self.links, ready.mask, ready.route, ef, len(ready.rows),
+            self._points, point, self.links, ready.mask, ready.route, ef, ready.count,
             self._scratch,
         )  # fmt: skip
 

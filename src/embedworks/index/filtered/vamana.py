@@ -39,7 +39,7 @@ class _LabelGraph(WalkedIndex):
     def _walk(self, point: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray | None:
         starts = self._starts[ready.mask[self._starts].view(bool)]
         return walk_each(
-            self._points, point, self.links, ready.mask, starts[:, None], ef, len(ready.rows),
+            self._points, point, self.links, ready.mask, starts[:, None], ef, ready.count,
             self._scratch,
         )  # fmt: skip
 
