@@ -13,6 +13,7 @@ import pytest
 from embedworks import index as rooms
 from embedworks.errors import FormatError, InputError, NonFiniteError, NotFoundError, ShapeError
 from embedworks.index import VectorIndex, evaluate
+from embedworks.index.protocol import read_index, write_index
 
 ROWS, DIM = 1200, 12
 
@@ -249,6 +250,26 @@ def test_rows_are_added_and_removed_and_kept_on_disk(case, data, tmp_path):
         type(index).load(tmp_path / "nowhere")
 
 
+def test_numbers_out_of_range_in_a_file_are_found(case, index, tmp_path):
+    if case.kind == "FilteredIndex":
+        return
+    for wrong in (10**6, -7):
+        index.save(tmp_path / "index")
+        settings, arrays = read_index(tmp_path / "index", index.FORMAT)
+        for name, array in arrays.items():
+            if array.dtype not in (np.int32, np.int64) or not array.size:
+                continue
+            changed = array.copy()
+            changed.flat[array.size // 2] = wrong
+            write_index(tmp_path / "index", index.FORMAT, settings, arrays | {name: changed})
+            with pytest.raises(FormatError, match="damaged"):
+                type(index).load(tmp_path / "index")
+            write_index(tmp_path / "index", index.FORMAT, settings, arrays | {name: array[:-1]})
+            if name not in ("starts", "order", "parents", "levels"):  # a shorter one may be sound
+                with pytest.raises(FormatError, match="damaged"):
+                    type(index).load(tmp_path / "index")
+
+
 def test_removing_nearly_all_leaves_the_rest_findable(case, data):
     vectors, table = data
     index = made(case, vectors, table)
@@ -293,6 +314,9 @@ def test_mistakes_are_explained(case, index, data):
     query = vectors[:1]
     with pytest.raises(InputError, match="Did you mean 'year'"):
         index.search(query, 3, where="yeer = 1")
+    if case.kind != "FilteredIndex":
+        with pytest.raises(InputError, match="ef must be"):
+            index.search(query, 3, ef=0)
     with pytest.raises(InputError, match="k must be"):
         index.search(query, 0)
     with pytest.raises(ShapeError, match="dimensions"):

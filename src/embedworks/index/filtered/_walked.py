@@ -11,8 +11,6 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,94 +25,18 @@ from embedworks._core.validation import (
     normalize_rows,
 )
 from embedworks.errors import FormatError, InputError, ShapeError
-from embedworks.index.attributes import AttributeTable, Filter
+from embedworks.index.attributes import AttributeTable
 from embedworks.index.exact import SIMILARITIES, ExactIndex
 from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._beam import Scratch, on_sphere
+from embedworks.index.filtered._ready import Plan, Ready
 from embedworks.index.protocol import Neighbors, Where, read_index, write_index
 from embedworks.index.where import Condition, parse_where
 
-__all__ = ["Plan", "Ready", "WalkedIndex"]
+__all__ = ["WalkedIndex", "check_numbers"]
 
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _KEPT_FILTERS = 32
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a filtered search is carried out by an index that has one structure.
-
-    Attributes:
-        plan: ``"empty"``, ``"exact"`` or the name of the index's walk.
-        reason: Why, in words.
-        where: The filter, or None.
-        rows: Rows that are not removed.
-        matching: How many of them pass.
-    """
-
-    plan: str
-    reason: str
-    where: str | None
-    rows: int
-    matching: int
-
-    def __str__(self) -> str:
-        filtered = f"\nfilter: {self.where}" if self.where else ""
-        head = f"{self.matching:,} of {self.rows:,} rows match{filtered}"
-        return f"{head}\n-> {self.plan}: {self.reason}"
-
-
-class Ready:
-    """A filter made ready for one state of an index; everything is made on first use.
-
-    Attributes:
-        condition: The filter, None for all rows.
-        compiled: The same, ready to run.
-        count: How many rows pass and are not removed.
-        rows: Those rows, int32.
-        beside: Those of them that the structure lacks.
-        mask: 1 for rows that pass, removed or not, uint8 (M,).
-        route: What the index's walk needs to know.
-    """
-
-    def __init__(self, index: WalkedIndex, condition: Condition | None) -> None:
-        self.condition = condition
-        self.compiled: Filter | None = None
-        if condition is not None:
-            self.compiled = index.table.compile(condition)
-        self._alive, self._live, self._outside = index.alive, len(index), index.outside
-        self.route = index._route(self)
-
-    @cached_property
-    def mask(self) -> np.ndarray:
-        """See the class."""
-        if self.compiled is None:
-            return np.ones(len(self._alive), dtype=np.uint8)
-        return self.compiled.mask()
-
-    @cached_property
-    def count(self) -> int:
-        """See the class."""
-        if self.compiled is None:
-            return self._live
-        count = self.compiled.cardinality()
-        if count.exact and self._live == len(self._alive):
-            return count.minimum
-        return len(self.rows)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """See the class."""
-        if self.compiled is None:
-            return np.flatnonzero(self._alive).astype(np.int32)
-        rows = self.compiled.rows()
-        return rows[self._alive[rows].view(bool)] if self._live < len(self._alive) else rows
-
-    @cached_property
-    def beside(self) -> np.ndarray:
-        """See the class."""
-        rows = self._outside[self._alive[self._outside].view(bool)]
-        return rows if self.compiled is None else rows[self.compiled.test(rows).view(bool)]
 
 
 class WalkedIndex(ABC):
@@ -259,7 +181,7 @@ class WalkedIndex(ABC):
                 not serve.
             QuerySyntaxError: When a filter does not fit the attributes.
         """
-        k, ef = check_k(k), int(check_in_range(ef or self.ef, name="ef", low=1))
+        k, ef = check_k(k), self._width(ef)
         queries = check_vectors(
             queries, name="queries", dim=self.vectors.shape[1], allow_empty=True
         )
@@ -345,6 +267,9 @@ class WalkedIndex(ABC):
 
     # Private parts.
 
+    def _width(self, ef: int | None) -> int:
+        return self.ef if ef is None else int(check_in_range(ef, name="ef", low=1))
+
     @staticmethod
     def _prepare(
         vectors: np.ndarray, attributes: pa.Table, similarity: str
@@ -427,6 +352,27 @@ def _check_lengths(vectors: np.ndarray, attributes: pa.Table) -> None:
         raise ShapeError(
             f"{len(vectors)} vectors need as many rows of attributes, got {attributes.num_rows}."
         )
+
+
+def check_numbers(
+    name: str,
+    array: np.ndarray,
+    *,
+    below: int,
+    least: int = 0,
+    dim: int = 1,
+    rows: int | None = None,
+) -> np.ndarray:
+    """Return int32 numbers read from a file if kernels can rely on them.
+
+    Raises:
+        ValueError: On another type, number of dimensions or rows, or a number out of range.
+    """
+    if array.dtype != np.int32 or array.ndim != dim or (rows is not None and len(array) != rows):
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+    if array.size and not least <= int(array.min()) <= int(array.max()) < below:
+        raise ValueError(f"{name} has numbers outside [{least}, {below})")
+    return array
 
 
 def _heap(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ import pyarrow as pa
 from embedworks._core.validation import check_in_range
 from embedworks.index.filtered import _acorn as kernels
 from embedworks.index.filtered._beam import Scratch, on_sphere
-from embedworks.index.filtered._walked import Ready, WalkedIndex
+from embedworks.index.filtered._ready import Ready
+from embedworks.index.filtered._walked import WalkedIndex, check_numbers
 from embedworks.index.filtered._walks import guard
 
 __all__ = ["AcornIndex"]
@@ -210,6 +211,18 @@ class AcornIndex(WalkedIndex):
     def _from_parts(
         cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], common: dict[str, Any]
     ) -> Self:
-        upper = tuple(arrays[f"upper_{number}"] for number in range(settings.pop("levels")))
-        graph = DenseGraph(arrays["order"], arrays["links"], upper, settings.pop("top"))
+        built, sizes = common["built"], [int(settings.pop("top"))]
+        upper: list[np.ndarray] = []
+        for number in reversed(range(settings.pop("levels"))):
+            links = arrays[f"upper_{number}"]
+            upper.insert(0, check_numbers("upper", links, below=len(links), least=-1, dim=2))
+            sizes.append(len(links))
+        if sorted([*sizes, built]) != [*sizes, built]:
+            raise ValueError(f"levels have {sizes} rows of {built}")
+        graph = DenseGraph(
+            check_numbers("order", arrays["order"], below=built, rows=built),
+            check_numbers("links", arrays["links"], below=built, least=-1, dim=2, rows=built),
+            tuple(upper),
+            sizes[0],
+        )
         return cls(graph, **settings, **common)

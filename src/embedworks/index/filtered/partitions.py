@@ -14,8 +14,9 @@ from embedworks.errors import InputError
 from embedworks.index.attributes import AttributeTable
 from embedworks.index.filtered._beam import on_sphere
 from embedworks.index.filtered._labels import Labels
+from embedworks.index.filtered._ready import Ready
 from embedworks.index.filtered._scans import scan_partitions
-from embedworks.index.filtered._walked import Ready, WalkedIndex
+from embedworks.index.filtered._walked import WalkedIndex, check_numbers
 from embedworks.index.where import And
 
 __all__ = ["PartitionIndex"]
@@ -216,7 +217,16 @@ class PartitionIndex(WalkedIndex):
     def _from_parts(
         cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], common: dict[str, Any]
     ) -> Self:
-        return cls(Buckets(**arrays), **settings, **common)
+        found, built = Buckets(**arrays), common["built"]
+        clusters, values = len(found.centers), len(found.samples)
+        check_numbers("order", found.order, below=built, rows=built)
+        check_numbers("ends", found.ends, below=built + 1, dim=2, rows=clusters)
+        check_numbers("splits", found.splits, below=values, least=-1, dim=2, rows=clusters)
+        check_numbers("samples", found.samples, below=built)
+        check_numbers("columns", found.columns, below=len(settings["columns"]), rows=values)
+        if found.ends.shape[1] != found.splits.shape[1] + 2:
+            raise ValueError(f"ends have shape {found.ends.shape}, splits {found.splits.shape}")
+        return cls(found, **settings, **common)
 
 
 def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

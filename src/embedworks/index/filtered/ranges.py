@@ -12,8 +12,9 @@ from embedworks.errors import InputError
 from embedworks.index.attributes import AttributeTable, _SetColumn
 from embedworks.index.filtered._beam import Scratch, on_sphere
 from embedworks.index.filtered._linking import insert_plain
+from embedworks.index.filtered._ready import Ready
 from embedworks.index.filtered._segments import link_segments, walk_segments, walk_tree
-from embedworks.index.filtered._walked import Ready, WalkedIndex
+from embedworks.index.filtered._walked import WalkedIndex, check_numbers
 from embedworks.index.filtered._walks import guard
 
 __all__ = ["RangeTreeIndex", "SegmentGraphIndex"]
@@ -176,6 +177,17 @@ class SegmentGraphIndex(_RangeIndex):
     def _from_parts(
         cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], common: dict[str, Any]
     ) -> Self:
+        offsets, built = arrays["offsets"], common["built"]
+        total = len(arrays["targets"])
+        check_numbers("order", arrays["order"], below=built, rows=built)
+        check_numbers("targets", arrays["targets"], below=built)
+        for name in ("lows", "highs"):
+            check_numbers(name, arrays[name], below=built, rows=total)
+        if (
+            offsets.dtype != np.int64 or offsets.shape != (built + 1,)
+            or offsets[0] or offsets[-1] != total or (np.diff(offsets) < 0).any()
+        ):  # fmt: skip
+            raise ValueError("offsets do not fit the links")
         return cls(**arrays, **settings, **common)
 
 
@@ -262,6 +274,11 @@ class RangeTreeIndex(_RangeIndex):
     def _from_parts(
         cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], common: dict[str, Any]
     ) -> Self:
+        built = common["built"]
+        check_numbers("order", arrays["order"], below=built, rows=built)
+        levels = check_numbers("levels", arrays["levels"], below=built, least=-1, dim=3)
+        if levels.shape[1] != built or not len(levels):
+            raise ValueError(f"levels have shape {levels.shape}")
         return cls(**arrays, **settings, **common)
 
 

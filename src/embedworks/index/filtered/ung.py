@@ -12,7 +12,8 @@ from embedworks.index.attributes import _SetColumn
 from embedworks.index.filtered._beam import on_sphere
 from embedworks.index.filtered._groups import Groups, link_groups
 from embedworks.index.filtered._labels import Labels
-from embedworks.index.filtered._walked import Ready, WalkedIndex
+from embedworks.index.filtered._ready import Ready
+from embedworks.index.filtered._walked import WalkedIndex, check_numbers
 from embedworks.index.filtered._walks import walk_each
 
 __all__ = ["UngIndex"]
@@ -132,5 +133,12 @@ class UngIndex(WalkedIndex):
     def _from_parts(
         cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], common: dict[str, Any]
     ) -> Self:
-        links = arrays.pop("links")
-        return cls(links, Groups(**arrays), **settings, **common)
+        built, links = common["built"], arrays.pop("links")
+        check_numbers("links", links, below=built, least=-1, dim=2, rows=built)
+        found = Groups(**arrays)
+        check_numbers("order", found.order, below=built)
+        check_numbers("parents", found.parents, below=len(found))
+        check_numbers("children", found.children, below=len(found), rows=len(found.parents))
+        if found.ends[0] or found.ends[-1] != len(found.order) or (np.diff(found.ends) < 1).any():
+            raise ValueError("ends do not fit the groups")
+        return cls(links, found, **settings, **common)

@@ -11,7 +11,8 @@ from embedworks._core.validation import check_in_range
 from embedworks.index.filtered._beam import Scratch, on_sphere
 from embedworks.index.filtered._labels import Labels, is_union_of_labels
 from embedworks.index.filtered._linking import insert_labelled, insert_plain, stitch
-from embedworks.index.filtered._walked import Ready, WalkedIndex
+from embedworks.index.filtered._ready import Ready
+from embedworks.index.filtered._walked import WalkedIndex, check_numbers
 from embedworks.index.filtered._walks import walk_each
 
 __all__ = ["FilteredVamanaIndex", "StitchedVamanaIndex"]
@@ -50,7 +51,10 @@ class _LabelGraph(WalkedIndex):
     def _from_parts(
         cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], common: dict[str, Any]
     ) -> Self:
-        return cls(arrays["links"], arrays["starts"], **settings, **common)
+        built = common["built"]
+        links = check_numbers("links", arrays["links"], below=built, least=-1, dim=2, rows=built)
+        starts = check_numbers("starts", arrays["starts"], below=built)
+        return cls(links, starts, **settings, **common)
 
 
 class FilteredVamanaIndex(_LabelGraph):
