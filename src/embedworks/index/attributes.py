@@ -373,6 +373,13 @@ class AttributeTable:
             self._columns[name] = made(name, array)
         return self._columns[name]
 
+    def rank(self, name: str) -> np.ndarray:
+        """Return the place of every row in the order of a column of single values, int32 (M,)."""
+        column = self.column(name)
+        if isinstance(column, _SetColumn):
+            raise InputError(f"Column {name!r} holds sets: its rows have no order.")
+        return column.rank
+
     @property
     def sample(self) -> np.ndarray:
         """Up to 1,000 rows chosen at random once, int32."""
