@@ -67,8 +67,8 @@ class DenseGraph:
             seeds = np.tile(np.arange(top, dtype=np.int32), (size, 1))
             for above in reversed(upper):
                 found = np.empty((size, _ENTRY_WIDTH // 2), dtype=np.int32)
-                part = high[: len(above)]
-                kernels.find_seeds(part, above, there[members], seeds, links, found)
+                lower = high[: len(above)]
+                kernels.find_seeds(lower, above, there[members], seeds, links, found)
                 seeds = found
             if level == 0:
                 seeds = np.where(seeds >= 0, order[seeds], np.int32(-1))

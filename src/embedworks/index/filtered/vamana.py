@@ -123,11 +123,8 @@ class FilteredVamanaIndex(_LabelGraph):
         starts, inside = labels.starts(seed=seed), np.diff(labels.offsets) > 0
         made = np.full((len(stored), links), -1, dtype=np.int32)
         order = np.random.default_rng(seed).permutation(len(stored)).astype(np.int32)
-        points, scratch, order = (
-            on_sphere(stored, similarity),
-            Scratch(len(stored)),
-            order[inside[order]],
-        )
+        points, scratch = on_sphere(stored, similarity), Scratch(len(stored))
+        order = order[inside[order]]
         for part in in_parts(len(order), "Linking"):
             insert_labelled(
                 points, labels.offsets, labels.labels, made, order[part], starts, alpha,
