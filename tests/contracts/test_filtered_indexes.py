@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import pyarrow as pa
 import pytest
 
 from embedworks import index as rooms
-from embedworks.errors import FormatError, InputError, NonFiniteError, NotFoundError, ShapeError
+from embedworks.errors import (
+    DataWarning,
+    FormatError,
+    InputError,
+    NonFiniteError,
+    NotFoundError,
+    ShapeError,
+)
 from embedworks.index import VectorIndex, evaluate
 from embedworks.index.protocol import read_index, write_index
 
@@ -353,3 +361,54 @@ def test_every_index_with_filters_is_here():
     }
     covered = {getattr(rooms, case.kind).__module__.rpartition(".")[2] for case in CASES}
     assert built <= covered
+
+
+# Indexes that take a mask of rows, made from a filter by `evaluate` or an `AttributeTable`.
+
+MASKED = {
+    "ExactIndex": lambda vectors, folder: rooms.ExactIndex(vectors),
+    **{
+        f"QuantizedIndex-{codes}": lambda vectors, folder, codes=codes: rooms.QuantizedIndex(
+            vectors, codes=codes
+        )
+        for codes in ("int8", "binary", "product", "opq")
+    },
+    "TwoTierIndex": lambda vectors, folder: rooms.TwoTierIndex.build(folder, vectors, codes="int8"),
+    **{
+        kind: lambda vectors, folder, kind=kind: getattr(rooms, kind)(tokens_of(vectors))
+        for kind in ("MaxSimIndex", "MuveraIndex", "PlaidIndex")
+    },
+}
+
+
+def tokens_of(vectors):
+    """Documents of three tokens, each made of a vector's neighbours in the array."""
+    return [np.stack([vectors[r], vectors[r - 1], vectors[r - 2]]) for r in range(len(vectors))]
+
+
+@pytest.fixture(scope="module", params=MASKED)
+def masked(request, tmp_path_factory):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(300, 16)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # few vectors for 256 codewords
+        return MASKED[request.param](vectors, tmp_path_factory.mktemp("index") / "index"), vectors
+
+
+@pytest.mark.parametrize("where", ["year < 300", "kind IN ('b', 'e')", "year = 7", "year > 5000"])
+def test_indexes_with_masks_find_what_matches_and_no_more(masked, where):
+    index, vectors = masked
+    table = attributes(300, 1)
+    mask = evaluate(where, table)
+    several = type(index).__name__ in ("MaxSimIndex", "MuveraIndex", "PlaidIndex")
+    queries = [vectors[:2], vectors[5:6]] if several else vectors[:2]
+    for k in (1, 7, 400):
+        more = {"candidates": 500} if hasattr(index, "coarse") else {}
+        ids, scores = index.search(queries, k, mask=mask, **more)
+        assert ids.shape == scores.shape == (2, min(k, mask.sum()))
+        assert mask[ids].all()
+        assert all(len(set(rows)) == len(rows) for rows in ids.tolist())
+        assert (np.diff(scores, axis=1) <= 0).all()
+    everything = index.search(queries, 3)[0]
+    same = index.search(queries, 3, mask=np.ones(300, dtype=bool))[0]
+    np.testing.assert_array_equal(everything, same)
