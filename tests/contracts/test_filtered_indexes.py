@@ -251,6 +251,10 @@ def test_rows_are_added_and_removed_and_kept_on_disk(case, data, tmp_path):
             np.testing.assert_array_equal(left, right)
     assert all(size >= 0 for size in again.memory().values())
     assert again.memory()["vectors"] == 4 * DIM * (ROWS + 150)
+    assert index.memory() == {
+        **again.memory(),
+        "attribute orders": index.memory()["attribute orders"],
+    }
     (tmp_path / "index" / f"{case.damaged}.npy").write_bytes(b"x")
     with pytest.raises(FormatError, match="damaged"):
         type(index).load(tmp_path / "index")
@@ -261,13 +265,19 @@ def test_rows_are_added_and_removed_and_kept_on_disk(case, data, tmp_path):
 def test_numbers_out_of_range_in_a_file_are_found(case, index, tmp_path):
     if case.kind == "FilteredIndex":
         return
+    index.save(tmp_path / "index")
+    settings, arrays = read_index(tmp_path / "index", index.FORMAT)
+    wide = {"alive": arrays["alive"].astype(np.int64)}
+    write_index(tmp_path / "index", index.FORMAT, settings, arrays | wide)
+    with pytest.raises(FormatError, match="damaged"):
+        type(index).load(tmp_path / "index")
     for wrong in (10**6, -7):
         index.save(tmp_path / "index")
         settings, arrays = read_index(tmp_path / "index", index.FORMAT)
         for name, array in arrays.items():
             if array.dtype not in (np.int32, np.int64) or not array.size:
                 continue
-            changed = array.copy()
+            changed = array.copy()  # kernels would read outside their arrays
             changed.flat[array.size // 2] = wrong
             write_index(tmp_path / "index", index.FORMAT, settings, arrays | {name: changed})
             with pytest.raises(FormatError, match="damaged"):
