@@ -197,6 +197,41 @@ def test_walks_find_the_nearest(case, index, data):
     assert "then" not in walked
 
 
+def random_filter(case, rng, depth=2):
+    """A filter of the kind that the index serves, at random."""
+    column = case.settings.get("column")
+    if column is None and depth and rng.random() < 0.6:
+        parts = [random_filter(case, rng, depth - 1) for _ in range(rng.integers(2, 4))]
+        joined = f" {rng.choice(['AND', 'OR'])} ".join(f"({part})" for part in parts)
+        return f"NOT ({joined})" if rng.random() < 0.3 else joined
+    column = column or rng.choice(["year", "kind", "tags"])
+    if column == "year":
+        low, high = sorted(rng.integers(-50, 1050, 2).tolist())
+        return str(
+            rng.choice(
+                [
+                    f"year BETWEEN {low} AND {high}",
+                    f"year > {low}",
+                    f"NOT year < {high}",
+                    f"year >= {low} AND year < {high}",
+                ]
+            )
+        )
+    if column == "kind":
+        values = rng.choice(list("abcdez"), rng.integers(1, 4), replace=False)
+        return f"kind IN ({', '.join(repr(str(v)) for v in values)})"
+    tags = rng.choice(list("xyzw"), rng.integers(1, 3), replace=False)
+    return " OR ".join(f"tags CONTAINS '{tag}'" for tag in tags)
+
+
+def test_random_filters_keep_the_promises(case, index, data):
+    rng = np.random.default_rng(21)
+    for _ in range(40):
+        where = random_filter(case, rng)
+        k = int(rng.choice([1, 10, 300]))
+        assert check(index, *data, clustered(2, int(rng.integers(99))), k, where) >= 0.5, where
+
+
 def test_filters_it_cannot_serve_are_refused(case, index):
     for where in case.refuses:
         with pytest.raises(InputError, match=r"serves .* serve every filter"):
