@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import pyarrow as pa
 import pytest
 
 from embedworks import index as rooms
-from embedworks.errors import FormatError, InputError, NonFiniteError, NotFoundError, ShapeError
+from embedworks.errors import (
+    DataWarning,
+    FormatError,
+    InputError,
+    NonFiniteError,
+    NotFoundError,
+    ShapeError,
+)
 from embedworks.index import VectorIndex, evaluate
 from embedworks.index.protocol import read_index, write_index
 
@@ -189,6 +197,41 @@ def test_walks_find_the_nearest(case, index, data):
     assert "then" not in walked
 
 
+def random_filter(case, rng, depth=2):
+    """A filter of the kind that the index serves, at random."""
+    column = case.settings.get("column")
+    if column is None and depth and rng.random() < 0.6:
+        parts = [random_filter(case, rng, depth - 1) for _ in range(rng.integers(2, 4))]
+        joined = f" {rng.choice(['AND', 'OR'])} ".join(f"({part})" for part in parts)
+        return f"NOT ({joined})" if rng.random() < 0.3 else joined
+    column = column or rng.choice(["year", "kind", "tags"])
+    if column == "year":
+        low, high = sorted(rng.integers(-50, 1050, 2).tolist())
+        return str(
+            rng.choice(
+                [
+                    f"year BETWEEN {low} AND {high}",
+                    f"year > {low}",
+                    f"NOT year < {high}",
+                    f"year >= {low} AND year < {high}",
+                ]
+            )
+        )
+    if column == "kind":
+        values = rng.choice(list("abcdez"), rng.integers(1, 4), replace=False)
+        return f"kind IN ({', '.join(repr(str(v)) for v in values)})"
+    tags = rng.choice(list("xyzw"), rng.integers(1, 3), replace=False)
+    return " OR ".join(f"tags CONTAINS '{tag}'" for tag in tags)
+
+
+def test_random_filters_keep_the_promises(case, index, data):
+    rng = np.random.default_rng(21)
+    for _ in range(40):
+        where = random_filter(case, rng)
+        k = int(rng.choice([1, 10, 300]))
+        assert check(index, *data, clustered(2, int(rng.integers(99))), k, where) >= 0.5, where
+
+
 def test_filters_it_cannot_serve_are_refused(case, index):
     for where in case.refuses:
         with pytest.raises(InputError, match=r"serves .* serve every filter"):
@@ -243,6 +286,10 @@ def test_rows_are_added_and_removed_and_kept_on_disk(case, data, tmp_path):
             np.testing.assert_array_equal(left, right)
     assert all(size >= 0 for size in again.memory().values())
     assert again.memory()["vectors"] == 4 * DIM * (ROWS + 150)
+    assert index.memory() == {
+        **again.memory(),
+        "attribute orders": index.memory()["attribute orders"],
+    }
     (tmp_path / "index" / f"{case.damaged}.npy").write_bytes(b"x")
     with pytest.raises(FormatError, match="damaged"):
         type(index).load(tmp_path / "index")
@@ -253,13 +300,19 @@ def test_rows_are_added_and_removed_and_kept_on_disk(case, data, tmp_path):
 def test_numbers_out_of_range_in_a_file_are_found(case, index, tmp_path):
     if case.kind == "FilteredIndex":
         return
+    index.save(tmp_path / "index")
+    settings, arrays = read_index(tmp_path / "index", index.FORMAT)
+    wide = {"alive": arrays["alive"].astype(np.int64)}
+    write_index(tmp_path / "index", index.FORMAT, settings, arrays | wide)
+    with pytest.raises(FormatError, match="damaged"):
+        type(index).load(tmp_path / "index")
     for wrong in (10**6, -7):
         index.save(tmp_path / "index")
         settings, arrays = read_index(tmp_path / "index", index.FORMAT)
         for name, array in arrays.items():
             if array.dtype not in (np.int32, np.int64) or not array.size:
                 continue
-            changed = array.copy()
+            changed = array.copy()  # kernels would read outside their arrays
             changed.flat[array.size // 2] = wrong
             write_index(tmp_path / "index", index.FORMAT, settings, arrays | {name: changed})
             with pytest.raises(FormatError, match="damaged"):
@@ -353,3 +406,54 @@ def test_every_index_with_filters_is_here():
     }
     covered = {getattr(rooms, case.kind).__module__.rpartition(".")[2] for case in CASES}
     assert built <= covered
+
+
+# Indexes that take a mask of rows, made from a filter by `evaluate` or an `AttributeTable`.
+
+MASKED = {
+    "ExactIndex": lambda vectors, folder: rooms.ExactIndex(vectors),
+    **{
+        f"QuantizedIndex-{codes}": lambda vectors, folder, codes=codes: rooms.QuantizedIndex(
+            vectors, codes=codes
+        )
+        for codes in ("int8", "binary", "product", "opq")
+    },
+    "TwoTierIndex": lambda vectors, folder: rooms.TwoTierIndex.build(folder, vectors, codes="int8"),
+    **{
+        kind: lambda vectors, folder, kind=kind: getattr(rooms, kind)(tokens_of(vectors))
+        for kind in ("MaxSimIndex", "MuveraIndex", "PlaidIndex")
+    },
+}
+
+
+def tokens_of(vectors):
+    """Documents of three tokens, each made of a vector's neighbours in the array."""
+    return [np.stack([vectors[r], vectors[r - 1], vectors[r - 2]]) for r in range(len(vectors))]
+
+
+@pytest.fixture(scope="module", params=MASKED)
+def masked(request, tmp_path_factory):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(300, 16)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # few vectors for 256 codewords
+        return MASKED[request.param](vectors, tmp_path_factory.mktemp("index") / "index"), vectors
+
+
+@pytest.mark.parametrize("where", ["year < 300", "kind IN ('b', 'e')", "year = 7", "year > 5000"])
+def test_indexes_with_masks_find_what_matches_and_no_more(masked, where):
+    index, vectors = masked
+    table = attributes(300, 1)
+    mask = evaluate(where, table)
+    several = type(index).__name__ in ("MaxSimIndex", "MuveraIndex", "PlaidIndex")
+    queries = [vectors[:2], vectors[5:6]] if several else vectors[:2]
+    for k in (1, 7, 400):
+        more = {"candidates": 500} if hasattr(index, "coarse") else {}
+        ids, scores = index.search(queries, k, mask=mask, **more)
+        assert ids.shape == scores.shape == (2, min(k, mask.sum()))
+        assert mask[ids].all()
+        assert all(len(set(rows)) == len(rows) for rows in ids.tolist())
+        assert (np.diff(scores, axis=1) <= 0).all()
+    everything = index.search(queries, 3)[0]
+    same = index.search(queries, 3, mask=np.ones(300, dtype=bool))[0]
+    np.testing.assert_array_equal(everything, same)

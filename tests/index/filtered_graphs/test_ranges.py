@@ -22,6 +22,15 @@ def rng_choice(points, row, near, limit):
     return set(kept)
 
 
+def linked(points, graph, *settings):
+    """The links of all rows, made in two parts."""
+    middle = len(points) // 3
+    parts = [link_segments(points, graph, a, b, *settings)
+             for a, b in [(0, middle), (middle, len(points))]]  # fmt: skip
+    counts, *arrays = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+    return (np.concatenate([[0], np.cumsum(counts)]), *arrays)
+
+
 def held(arrays, row, first, last):
     """The links of a row that hold for a range, both ends included."""
     offsets, targets, lows, highs = arrays
@@ -40,7 +49,7 @@ def test_links_for_a_range_are_those_chosen_within_it(links):
     rows = 36
     points = np.random.default_rng(links).normal(size=(rows, 3)).astype(np.float32)
     graph = np.stack([np.delete(np.arange(rows, dtype=np.int32), r) for r in range(rows)])
-    arrays = link_segments(points, graph, links, rows, 0, 0.0)
+    arrays = linked(points, graph, links, rows, 0, 0.0)
     for first in range(rows):
         for last in range(first, rows):
             for row in range(first, last + 1):
@@ -75,7 +84,7 @@ def test_the_rows_of_any_range_are_connected():
     rows = 120
     points = rng.normal(size=(rows, 3)).astype(np.float32)
     graph = np.full((rows, 4), -1, np.int32)  # no candidates but the next ranks
-    arrays = link_segments(points, graph, 4, 10, 1, 0.5)
+    arrays = linked(points, graph, 4, 10, 1, 0.5)
     for first, last in [(0, 119), (5, 9), (60, 61), (30, 100)]:
         seen, waiting = set(), [first]
         while waiting:

@@ -194,7 +194,8 @@ def find_seeds(
         found[number, :count] = rows[:count]
 
 
-@compiled(types.void, points_t, out_links, rows_t, links_t, i64, i64, i64, i64, out_rows, out_rows)
+@compiled(types.void, points_t, out_links, rows_t, links_t, i64, i64, i64, i64, out_rows, i64,
+          out_rows, i64)  # fmt: skip
 def insert_dense(
     points: np.ndarray,
     links: np.ndarray,
@@ -205,7 +206,9 @@ def insert_dense(
     limit: int,
     width: int,
     stamps: np.ndarray,
+    stamp: int,
     seen: np.ndarray,
+    mark: int,
 ) -> None:
     """Insert rows one after the other, without looking at attributes.
 
@@ -218,26 +221,27 @@ def insert_dense(
         direct: See `compress`.
         limit: How many candidates a row gets, M * gamma.
         width: Width of the search, at least ``limit``.
-        stamps: Zeros, int32 (M,).
-        seen: Zeros, int32 (M,).
+        stamps: Work space, int32 (M,).
+        stamp: The first of ``len(order)`` values not in ``stamps``.
+        seen: Work space, int32 (M,).
+        mark: The first of ``len(order) * (L + 1)`` values not in ``seen``.
     """
     rows, scores = np.empty(width, dtype=np.int32), np.empty(width, dtype=np.float32)
     fresh, trail = np.empty(links.shape[1], dtype=np.int32), np.empty(0, dtype=np.int32)
     near = np.empty(max(limit, links.shape[1]) + 1, dtype=np.int32)
-    mark = 0
     for number in range(len(order)):
         row = order[number]
-        stamps[row] = number + 1  # not its own neighbour
+        stamps[row] = stamp + number  # not its own neighbour
         count, _, _ = beam(_FirstLinks(links, first), points, points[row], _filled(seeds[number]),
-                           2**62, stamps, number + 1, rows, scores, trail, fresh)  # fmt: skip
-        mark += 1
+                           2**62, stamps, stamp + number, rows, scores, trail, fresh)  # fmt: skip
         kept = _compress(links, rows, min(count, limit), direct, limit, seen, mark, links[row])
+        mark += 1
         for place in range(kept):
             other = links[row, place]
             count = _put(points, links, other, row, near)
             if count > links.shape[1]:
-                mark += 1
                 _compress(links, near, count, direct, limit, seen, mark, links[other])
+                mark += 1
             elif count:
                 links[other, :count] = near[:count]
 

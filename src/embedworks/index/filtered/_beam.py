@@ -12,16 +12,19 @@ neighbours were looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from embedworks._core.progress import progress
 from embedworks.index.filtered._kernels import _dot
 
-__all__ = ["Links", "PassingLinks", "Scratch", "beam", "neighbours", "on_sphere"]
+__all__ = ["Links", "PassingLinks", "Scratch", "beam", "in_parts", "neighbours", "on_sphere"]
+
+_PART = 2000  # rows between two movements of a progress bar
 
 # Types of arrays in signatures; what is only read may be a read-only view.
 i64, f32 = types.int64, types.float32
@@ -65,6 +68,20 @@ class Scratch:
         first = self._stamp + 1
         self._stamp += count
         return self.stamps, first
+
+
+def in_parts(count: int, description: str) -> Iterator[slice]:
+    """Yield slices that cover ``count`` rows while a bar counts them.
+
+    Example:
+        >>> [(part.start, part.stop) for part in in_parts(3000, "Linking")]
+        [(0, 2000), (2000, 3000)]
+    """
+    with progress(description, total=count) as bar:
+        for start in range(0, count, _PART):
+            part = slice(start, min(count, start + _PART))
+            yield part
+            bar.advance(part.stop - start)
 
 
 _RULES: dict[type, Callable] = {}

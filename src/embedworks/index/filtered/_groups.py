@@ -9,6 +9,7 @@ import numpy as np
 from numba import types
 
 from embedworks._core.compiled import compiled
+from embedworks._core.progress import track
 from embedworks.index.filtered._beam import (
     Links,
     Scratch,
@@ -161,7 +162,7 @@ def link_groups(
     inner = np.full((len(points), links), -1, dtype=np.int32)
     outer = np.full((len(points), 2 * cross), -1, dtype=np.int32)
     scratch = Scratch(len(points))
-    for first, last in pairwise(groups.ends):
+    for first, last in track(list(pairwise(groups.ends)), "Linking"):
         rows = groups.order[first:last]
         if len(rows) <= links + 1:
             others = np.broadcast_to(rows, (len(rows), len(rows)))
@@ -173,7 +174,7 @@ def link_groups(
     group_of[groups.order] = np.repeat(np.arange(len(groups)), np.diff(groups.ends))
     by_parent = np.argsort(groups.parents, kind="stable")
     edges = np.searchsorted(groups.parents[by_parent], np.arange(len(groups) + 1))
-    for parent in np.unique(groups.parents).tolist():
+    for parent in track(np.unique(groups.parents).tolist(), "Crossing"):
         rows = groups.rows(parent)
         children = groups.children[by_parent[edges[parent] : edges[parent + 1]]]
 

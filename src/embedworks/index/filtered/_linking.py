@@ -28,7 +28,7 @@ from embedworks.index.filtered._beam import (
 __all__ = ["insert_labelled", "insert_plain", "prune_rows", "robust_prune", "stitch"]
 
 
-@njit(inline="always", fastmath=True)
+@njit(fastmath=True)
 def _gap(a: Any, b: Any) -> Any:
     """Return the squared distance; zero for equal points, which a difference of dots is not."""
     total = np.float32(0.0)

@@ -123,15 +123,24 @@ def _longer(array: Any) -> Any:
     return more
 
 
-@compiled(_arrays, points_t, links_t, i64, i64, i64, f32)
+@compiled(_arrays, points_t, links_t, i64, i64, i64, i64, i64, f32)
 def link_segments(
-    points: np.ndarray, graph: np.ndarray, links: int, width: int, adjacent: int, leap: float
+    points: np.ndarray,
+    graph: np.ndarray,
+    start: int,
+    end: int,
+    links: int,
+    width: int,
+    adjacent: int,
+    leap: float,
 ) -> tuple[np.ndarray, ...]:
-    """Give each row neighbours below it for every lower end of a range, and above likewise.
+    """Give rows neighbours below them for every lower end of a range, and above likewise.
 
     Args:
         points: float32 (M, D), by rank.
         graph: A graph of all rows, int32 (M, L) filled up with -1, searched for candidates.
+        start: The first row that gets links.
+        end: The row after the last.
         links: At most so many neighbours on each side for one range.
         width: Width of that search.
         adjacent: So many next ranks on each side are candidates too; with at least 1, the rows of
@@ -139,15 +148,15 @@ def link_segments(
         leap: See `_one_side`.
 
     Returns:
-        ``(offsets, targets, lows, highs)``: row -> where its links begin, int64 (M + 1,), and of
-        each link the target and the ends of ranges for which it holds, int32: the lower end, the
-        upper (inclusive) for targets above the row.
+        ``(counts, targets, lows, highs)``: how many links each row has, int64, and of each link
+        the target and the ends of ranges for which it holds, int32: the lower end, the upper
+        (inclusive) for targets above the row.
     """
     total = len(points)
     ranks = np.arange(total).astype(np.int32)
     flipped = ranks[::-1].copy()
-    offsets = np.zeros(total + 1, dtype=np.int64)
-    room = max(1024, 4 * links * total)
+    counts = np.zeros(end - start, dtype=np.int64)
+    room = max(1024, 8 * links * (end - start))
     targets, lows = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
     highs = np.empty(room, dtype=np.int32)
     rows, scores = np.empty(width, dtype=np.int32), np.empty(width, dtype=np.float32)
@@ -157,7 +166,7 @@ def link_segments(
     stamps, seeds = np.zeros(total, dtype=np.int32), np.empty(1, dtype=np.int32)
     most = links * len(near)  # every batch drops at least one candidate
     count = 0
-    for row in range(total):
+    for row in range(start, end):
         seeds[0] = row
         found, _, _ = beam(Links(graph), points, points[row], seeds, 2**62, stamps, row + 1, rows,
                            scores, trail, fresh)  # fmt: skip
@@ -170,16 +179,16 @@ def link_segments(
         for side in (ranks, flipped):
             while count + most > len(targets):
                 targets, lows, highs = _longer(targets), _longer(lows), _longer(highs)
-            end = count + most
-            made = _one_side(points, row, side, near, found, leap, targets[count:end],
-                             lows[count:end], highs[count:end], chosen, some)  # fmt: skip
+            last = count + most
+            made = _one_side(points, row, side, near, found, leap, targets[count:last],
+                             lows[count:last], highs[count:last], chosen, some)  # fmt: skip
             if side[0]:
                 for place in range(count, count + made):
                     low = lows[place]
                     lows[place], highs[place] = total - 1 - highs[place], total - 1 - low
             count += made
-        offsets[row + 1] = count
-    return offsets, targets[:count].copy(), lows[:count].copy(), highs[:count].copy()
+            counts[row - start] += made
+    return counts, targets[:count].copy(), lows[:count].copy(), highs[:count].copy()
 
 
 class _SegmentLinks(NamedTuple):

@@ -37,6 +37,7 @@ __all__ = ["WalkedIndex", "check_numbers"]
 
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _KEPT_FILTERS = 32
+_BYTES = np.dtype(np.uint8)
 
 
 class WalkedIndex(ABC):
@@ -71,7 +72,6 @@ class WalkedIndex(ABC):
         self.vectors, self.table, self.inside = vectors, table, inside
         self.exact_below = int(check_in_range(exact_below, name="exact_below", low=0))
         self.ef = int(check_in_range(ef, name="ef", low=1))
-        self._points = on_sphere(self._structured(vectors[: self.built]), similarity)
         self._local = threading.local()
         self._renew()
 
@@ -82,6 +82,7 @@ class WalkedIndex(ABC):
     def _renew(self) -> None:
         """Make anew what depends on the rows."""
         self._exact = ExactIndex(self.vectors, similarity="dot")
+        self._points = on_sphere(self._structured(self.vectors[: self.built]), self.similarity)
         self.outside = np.flatnonzero(self.inside == 0).astype(np.int32)
         self._recount()
 
@@ -217,7 +218,7 @@ class WalkedIndex(ABC):
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
-        own = self._points is not self.vectors and self._points.base is not self.vectors
+        own = not np.shares_memory(self._points, self.vectors)
         return {
             "vectors": self.vectors.nbytes,
             "points": self._points.nbytes if own else 0,
@@ -251,6 +252,8 @@ class WalkedIndex(ABC):
         """
         settings, arrays = read_index(folder, cls.FORMAT)
         try:
+            if {arrays[name].dtype for name in ("alive", "inside", "attributes")} != {_BYTES}:
+                raise ValueError("marks of rows must be uint8")
             table = pa.ipc.open_file(pa.py_buffer(arrays.pop("attributes").tobytes())).read_all()
             common = {
                 "vectors": arrays.pop("vectors"),
@@ -317,7 +320,8 @@ class WalkedIndex(ABC):
         point = query
         if self._points.shape[1] > len(query):
             point = np.append(query, np.float32(0.0))
-        rows = self._walk(point, k, int(np.ceil(max(ef, k) / self._share)), ready)
+        width = min(self.built, int(np.ceil(max(ef, k) / self._share)))
+        rows = self._walk(point, k, width, ready)
         if rows is None:
             return None
         rows = rows[self.alive[rows].view(bool)]

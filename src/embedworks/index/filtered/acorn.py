@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from embedworks._core.validation import check_in_range
 from embedworks.index.filtered import _acorn as kernels
-from embedworks.index.filtered._beam import Scratch, on_sphere
+from embedworks.index.filtered._beam import Scratch, in_parts, on_sphere
 from embedworks.index.filtered._ready import Ready
 from embedworks.index.filtered._walked import WalkedIndex, check_numbers
 from embedworks.index.filtered._walks import guard
@@ -67,17 +67,21 @@ class DenseGraph:
             seeds = np.tile(np.arange(top, dtype=np.int32), (size, 1))
             for above in reversed(upper):
                 found = np.empty((size, _ENTRY_WIDTH // 2), dtype=np.int32)
-                part = high[: len(above)]
-                kernels.find_seeds(part, above, there[members], seeds, links, found)
+                lower = high[: len(above)]
+                kernels.find_seeds(lower, above, there[members], seeds, links, found)
                 seeds = found
             if level == 0:
                 seeds = np.where(seeds >= 0, order[seeds], np.int32(-1))
             whole = limit if level else direct
             made = np.full((size, limit if level else room), -1, dtype=np.int32)
-            kernels.insert_dense(
-                there, made, members, seeds, links, whole, limit, max(ef_construction, limit),
-                np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32),
-            )  # fmt: skip
+            scratch, seen = Scratch(size), Scratch(size)
+            for part in in_parts(size, "Linking"):
+                count = part.stop - part.start
+                kernels.insert_dense(
+                    there, made, members[part], seeds[part], links, whole, limit,
+                    max(ef_construction, limit), *scratch.take(count),
+                    *seen.take(count * (made.shape[1] + 1)),
+                )  # fmt: skip
             if level:
                 upper.insert(0, made)
         return cls(order, made, tuple(upper), top)

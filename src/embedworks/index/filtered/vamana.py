@@ -7,8 +7,9 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from embedworks._core.progress import track
 from embedworks._core.validation import check_in_range
-from embedworks.index.filtered._beam import Scratch, on_sphere
+from embedworks.index.filtered._beam import Scratch, in_parts, on_sphere
 from embedworks.index.filtered._labels import Labels, is_union_of_labels
 from embedworks.index.filtered._linking import insert_labelled, insert_plain, stitch
 from embedworks.index.filtered._ready import Ready
@@ -122,11 +123,13 @@ class FilteredVamanaIndex(_LabelGraph):
         starts, inside = labels.starts(seed=seed), np.diff(labels.offsets) > 0
         made = np.full((len(stored), links), -1, dtype=np.int32)
         order = np.random.default_rng(seed).permutation(len(stored)).astype(np.int32)
-        insert_labelled(
-            on_sphere(stored, similarity), labels.offsets, labels.labels, made,
-            order[inside[order]], starts, alpha, ef_construction,
-            *Scratch(len(stored)).take(len(stored)),
-        )  # fmt: skip
+        points, scratch = on_sphere(stored, similarity), Scratch(len(stored))
+        order = order[inside[order]]
+        for part in in_parts(len(order), "Linking"):
+            insert_labelled(
+                points, labels.offsets, labels.labels, made, order[part], starts, alpha,
+                ef_construction, *scratch.take(part.stop - part.start),
+            )  # fmt: skip
         return cls(made, starts, column=column, inside=inside.astype(np.uint8), vectors=stored,
                    table=table, similarity=similarity, exact_below=exact_below, ef=ef)  # fmt: skip
 
@@ -194,7 +197,7 @@ class StitchedVamanaIndex(_LabelGraph):
         labels, points = Labels.of(table, column), on_sphere(stored, similarity)
         starts, rng = labels.starts(seed=seed), np.random.default_rng(seed)
         owners, near = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
-        for start, rows in zip(starts, labels.members(), strict=True):
+        for start, rows in track(list(zip(starts, labels.members(), strict=True)), "Linking"):
             small = np.full((len(rows), label_links), -1, dtype=np.int32)
             first = np.searchsorted(rows, [start]).astype(np.int32)
             insert_plain(points[rows], small, rng.permutation(len(rows)).astype(np.int32), first,
