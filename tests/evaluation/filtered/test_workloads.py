@@ -62,10 +62,19 @@ def test_correlation_has_its_sign(drawn):
             ]
         )
 
-    for kind in ("range", "combined"):
-        none = measured(f"{kind} 1 %")
-        assert measured(f"{kind} 1 % positive") > none + 0.02
-        assert measured(f"{kind} 1 % negative") < none - 0.02
+    for kind in ("range", "set", "combined"):
+        assert measured(f"{kind} 1 % positive") > 0.02
+        assert measured(f"{kind} 1 % negative") < -0.02
+
+
+def test_columns_without_near_rows_give_no_positive_cell():
+    rng = np.random.default_rng(0)
+    flags = pa.table({"flag": ["yes" if i < 100 else None for i in range(1000)]})
+    vectors = np.where(np.arange(1000)[:, None] < 100, -1.0, 1.0) + rng.normal(size=(1000, 8)) / 9
+    data = FilteredData.of(vectors, flags, np.ones((4, 8)))
+    drawn = filtered_workload(data, kinds=["exact"], shares=[0.1])
+    assert [cell.correlation for cell in drawn.cells] == ["none", "negative"]
+    assert "few rows near" in drawn.skipped["exact 10 % positive"]
 
 
 def test_synthetic_shares():

@@ -15,7 +15,7 @@ __all__ = ["FilteredData", "hold_out_queries", "synthetic_filtered_data"]
 
 #: Share of the rows -> number of tags that so many rows have.
 _TAGS = {0.5: 2, 0.1: 4, 0.01: 8, 0.001: 16, 0.0001: 16}
-_CLUSTERS, _FAMILY = 200, 20
+_CLUSTERS, _FAMILY = 100, 10
 _SPREAD = 0.7  # of a point around its centre, in each dimension; centres have spread 1
 
 
@@ -97,8 +97,8 @@ def synthetic_filtered_data(
 
     Independent of the vectors: ``number`` (int, every value once), ``kind`` (text; half the rows
     have the first, a quarter the second, ...), ``tags`` (sets; tags of 50 to 0.01 % of the rows).
-    Tied to them: ``cluster`` (int, 200), ``along`` (float, the place along a direction) and
-    ``topics`` (sets of two: the cluster's, and one of 20 clusters').
+    Tied to them: ``cluster`` (int, 100), ``along`` (float, the place along a direction) and
+    ``topics`` (sets of two: the cluster's, and one of 10 clusters').
 
     Args:
         rows: Rows M.
