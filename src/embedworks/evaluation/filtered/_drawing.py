@@ -64,9 +64,10 @@ class _Ordered:
 class FilterDrawer:
     """Draws filters from the columns of a table."""
 
-    def __init__(self, table: pa.Table, rng: np.random.Generator) -> None:
-        self.table, self.rows, self.rng = table, table.num_rows, rng
-        self.attributes = AttributeTable(table)
+    def __init__(self, attributes: AttributeTable, rng: np.random.Generator) -> None:
+        self.attributes, self.rng = attributes, rng
+        self.table = table = attributes.table
+        self.rows = len(attributes)
         self.singles: dict[str, _Values] = {}
         self.elements: dict[str, _Values] = {}
         self.ordered: dict[str, _Ordered] = {}

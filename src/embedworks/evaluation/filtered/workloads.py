@@ -114,7 +114,7 @@ def filtered_workload(
         check_choice(correlation, CORRELATIONS, name="correlation")
     for share in shares:
         check_in_range(share, name="share", low=0, high=1, open_low=True)
-    draw = FilterDrawer(data.table, generator(seed, "filters"))
+    draw = FilterDrawer(data.attributes, generator(seed, "filters"))
     cells, skipped = [], {}
     for kind in kinds:
         for share in shares:

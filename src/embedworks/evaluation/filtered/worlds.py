@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from embedworks._core.seeding import generator
-from embedworks._core.validation import check_in_range, check_vectors, normalize_rows
+from embedworks._core.validation import (
+    check_choice,
+    check_in_range,
+    check_vectors,
+    normalize_rows,
+)
 from embedworks.errors import InputError, ShapeError
+from embedworks.index.attributes import AttributeTable
 
 __all__ = ["FilteredData", "hold_out_queries", "synthetic_filtered_data"]
 
@@ -27,20 +35,35 @@ class FilteredData:
         vectors: float32 (M, D).
         table: Attributes, M rows.
         queries: float32 (Q, D).
+        ordered: Columns by which an index may keep a copy of the vectors in order.
     """
 
     vectors: np.ndarray
     table: pa.Table
     queries: np.ndarray
+    ordered: tuple[str, ...] = ()
+
+    @cached_property
+    def attributes(self) -> AttributeTable:
+        """The attributes made ready to filter by."""
+        return AttributeTable(self.table)
 
     @classmethod
-    def of(cls, vectors: np.ndarray, table: pa.Table, queries: np.ndarray) -> FilteredData:
+    def of(
+        cls,
+        vectors: np.ndarray,
+        table: pa.Table,
+        queries: np.ndarray,
+        *,
+        ordered: Sequence[str] = (),
+    ) -> FilteredData:
         """Check arrays and bring them to unit length: search is by cosine.
 
         Raises:
             ShapeError: When rows or dimensions do not fit together.
             NonFiniteError: When a vector contains NaN or infinity.
             InputError: When a vector is zero: it has no cosine.
+            UnknownNameError: When ``ordered`` names a column that is not there.
         """
         vectors = check_vectors(vectors)
         queries = check_vectors(queries, name="queries", dim=vectors.shape[1])
@@ -55,11 +78,18 @@ class FilteredData:
                     f"{len(zero)} of the {name} are zero and have no cosine, the first in row "
                     f"{zero[0]}: remove them."
                 )
-        return cls(normalize_rows(vectors), table, normalize_rows(queries))
+        for name in ordered:
+            check_choice(name, table.column_names, name="ordered column")
+        return cls(normalize_rows(vectors), table, normalize_rows(queries), tuple(ordered))
 
 
 def hold_out_queries(
-    vectors: np.ndarray, table: pa.Table, count: int, *, seed: int = 0
+    vectors: np.ndarray,
+    table: pa.Table,
+    count: int,
+    *,
+    ordered: Sequence[str] = (),
+    seed: int = 0,
 ) -> FilteredData:
     """Take rows out of a set to ask for the others with.
 
@@ -67,6 +97,7 @@ def hold_out_queries(
         vectors: Array of shape (M, D).
         table: Attributes, M rows.
         count: Rows to take out, fewer than M.
+        ordered: Columns by which an index may keep a copy of the vectors in order.
         seed: Which ones.
 
     Raises:
@@ -87,7 +118,8 @@ def hold_out_queries(
     check_in_range(count, name="held-out queries", low=1, high=len(vectors) - 1)
     order = generator(seed, "held-out queries").permutation(len(vectors))
     asked, kept = np.sort(order[:count]), np.sort(order[count:])
-    return FilteredData.of(vectors[kept], table.take(pa.array(kept)), vectors[asked])
+    rest = table.take(pa.array(kept))
+    return FilteredData.of(vectors[kept], rest, vectors[asked], ordered=ordered)
 
 
 def synthetic_filtered_data(
@@ -97,8 +129,8 @@ def synthetic_filtered_data(
 
     Independent of the vectors: ``number`` (int, every value once), ``kind`` (text; half the rows
     have the first, a quarter the second, ...), ``tags`` (sets; tags of 50 to 0.01 % of the rows).
-    Tied to them: ``cluster`` (int, 100), ``along`` (float, the place along a direction) and
-    ``topics`` (sets of two: the cluster's, and one of 10 clusters').
+    Tied to them: ``cluster`` (int, 100), ``area`` (text, 10 clusters each), ``along`` (float, the
+    place along a direction) and ``topics`` (sets of two: the cluster's and the area's).
 
     Args:
         rows: Rows M.
@@ -109,7 +141,7 @@ def synthetic_filtered_data(
     Example:
         >>> data = synthetic_filtered_data(50, 4, 2)
         >>> data.table.column_names
-        ['number', 'kind', 'tags', 'cluster', 'along', 'topics']
+        ['number', 'kind', 'tags', 'cluster', 'area', 'along', 'topics']
     """
     check_in_range(rows, name="rows", low=1)
     check_in_range(dim, name="dim", low=2)
@@ -131,6 +163,7 @@ def synthetic_filtered_data(
             "kind": np.array([chr(97 + letter) for letter in range(26)])[kind],
             "tags": _tags(rows, rng),
             "cluster": cluster,
+            "area": np.array(areas)[cluster],
             "along": points[:rows] @ direction / np.linalg.norm(direction),
             "topics": pa.ListArray.from_arrays(
                 np.arange(rows + 1, dtype=np.int32) * 2, pa.array(topics)
