@@ -16,7 +16,7 @@ from embedworks.errors import (
 )
 from embedworks.evaluation.filtered import measurement
 from embedworks.evaluation.filtered.measurement import compare_filtered
-from embedworks.evaluation.filtered.methods import FILTERED_METHODS, Built, FilteredMethod
+from embedworks.evaluation.filtered.methods import FILTERED_METHODS, BuiltIndex, FilteredMethod
 from embedworks.evaluation.filtered.report import CellReport, FilteredReport, Point
 from embedworks.evaluation.filtered.workloads import filtered_workload
 from embedworks.evaluation.filtered.worlds import synthetic_filtered_data
@@ -86,7 +86,7 @@ def test_a_method_of_ones_own(one_cell, monkeypatch):
 
     def method(name, answer, **more):
         return FilteredMethod(
-            name, "", lambda data: Built(None, 0), lambda built, data: answer, **more
+            name, "", lambda data: BuiltIndex(None, 0), lambda built, data: answer, **more
         )
 
     cheat = method("cheat", lambda query, k, where, value: np.arange(k))

@@ -32,11 +32,11 @@ from embedworks.evaluation.filtered.ground_truth import (
 from embedworks.evaluation.filtered.methods import (
     FILTERED_METHODS,
     Answer,
-    Built,
+    BuiltIndex,
     FilteredMethod,
 )
 from embedworks.evaluation.filtered.report import BuildCost, CellReport, FilteredReport, Point
-from embedworks.evaluation.filtered.workloads import FilteredCell, Workload
+from embedworks.evaluation.filtered.workloads import FilteredCell, FilteredWorkload
 from embedworks.evaluation.filtered.worlds import FilteredData
 from embedworks.index.filtering import evaluate
 
@@ -51,7 +51,7 @@ class _Contestant:
     """A method with its index."""
 
     method: FilteredMethod
-    built: Built
+    built: BuiltIndex
     answer: Answer
 
 
@@ -82,7 +82,7 @@ class _Trial:
 
 
 def compare_filtered(
-    workload: Workload,
+    workload: FilteredWorkload,
     methods: Sequence[str] | None = None,
     *,
     k: int = 10,
@@ -191,7 +191,7 @@ def _build(
     methods: list[FilteredMethod], data: FilteredData
 ) -> tuple[list[_Contestant], dict[str, BuildCost]]:
     """Build each index once."""
-    made: dict[Callable[[FilteredData], Built], tuple[Built, BuildCost]] = {}
+    made: dict[Callable[[FilteredData], BuiltIndex], tuple[BuiltIndex, BuildCost]] = {}
     contestants, builds = [], {}
     _ = data.attributes  # whoever uses them first should not pay
     for method in methods:

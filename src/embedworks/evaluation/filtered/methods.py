@@ -21,7 +21,7 @@ from embedworks._core.registry import Registry
 from embedworks.evaluation.filtered.worlds import FilteredData
 from embedworks.index.where import Condition
 
-__all__ = ["FILTERED_METHODS", "Built", "FilteredMethod"]
+__all__ = ["FILTERED_METHODS", "BuiltIndex", "FilteredMethod"]
 
 #: Contestants by name. Add your own with ``FILTERED_METHODS.add(method.name, method)``.
 FILTERED_METHODS: Registry[FilteredMethod] = Registry("filtered-methods")
@@ -31,7 +31,7 @@ Answer = Callable[[np.ndarray, int, Condition, float], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Built:
+class BuiltIndex:
     """An index ready to be asked.
 
     Attributes:
@@ -62,14 +62,14 @@ class FilteredMethod:
 
     name: str
     summary: str
-    build: Callable[[FilteredData], Built]
-    answer: Callable[[Built, FilteredData], Answer]
+    build: Callable[[FilteredData], BuiltIndex]
+    answer: Callable[[BuiltIndex, FilteredData], Answer]
     knob: str = ""
     ladder: tuple[float, ...] = (0.0,)
     planner: bool = False
     requires: tuple[str, ...] = ()
     refuses: Callable[[Condition], str] = lambda where: ""
-    forget: Callable[[Built], None] = lambda built: None
+    forget: Callable[[BuiltIndex], None] = lambda built: None
 
     def missing(self) -> str:
         """Say what must be installed first, or return an empty text."""
@@ -85,15 +85,15 @@ def _register(method: FilteredMethod) -> None:
 # the calibration tells the width of a walk.
 
 
-def _build_planned(data: FilteredData) -> Built:
+def _build_planned(data: FilteredData) -> BuiltIndex:
     from embedworks.index.filtered.planned import FilteredIndex
 
     index = FilteredIndex.build(data.vectors, data.table, ordered=data.ordered)
     parts = ("vectors", "ordered copies", "codes", "graph")
-    return Built(index, sum(index.memory()[part] for part in parts))
+    return BuiltIndex(index, sum(index.memory()[part] for part in parts))
 
 
-def _ask_planned(plan: str, built: Built, data: FilteredData) -> Answer:
+def _ask_planned(plan: str, built: BuiltIndex, data: FilteredData) -> Answer:
     from embedworks.index.filtered.planner import Planner
 
     index, calibration = built.index, built.index.planner.calibration
@@ -107,7 +107,7 @@ def _ask_planned(plan: str, built: Built, data: FilteredData) -> Answer:
     return answer
 
 
-def _forget_planned(built: Built) -> None:
+def _forget_planned(built: BuiltIndex) -> None:
     built.index.forget_filters()
 
 
@@ -139,11 +139,11 @@ for _method in (
 # numpy and faiss.
 
 
-def _build_nothing(data: FilteredData) -> Built:
-    return Built(data.vectors, data.vectors.nbytes)
+def _build_nothing(data: FilteredData) -> BuiltIndex:
+    return BuiltIndex(data.vectors, data.vectors.nbytes)
 
 
-def _ask_numpy(built: Built, data: FilteredData) -> Answer:
+def _ask_numpy(built: BuiltIndex, data: FilteredData) -> Answer:
     vectors, attributes = built.index, data.attributes
 
     def answer(query: np.ndarray, k: int, where: Condition, value: float) -> np.ndarray:
@@ -163,7 +163,7 @@ def _faiss() -> Any:
     return importlib.import_module("faiss")
 
 
-def _build_faiss(kind: str, data: FilteredData) -> Built:
+def _build_faiss(kind: str, data: FilteredData) -> BuiltIndex:
     faiss = _faiss()
     rows, dim = data.vectors.shape
     index: Any
@@ -178,10 +178,10 @@ def _build_faiss(kind: str, data: FilteredData) -> Built:
     else:
         index = faiss.IndexFlatIP(dim)
     index.add(data.vectors)
-    return Built(index, int(faiss.serialize_index(index).nbytes))
+    return BuiltIndex(index, int(faiss.serialize_index(index).nbytes))
 
 
-def _ask_faiss(kind: str, built: Built, data: FilteredData) -> Answer:
+def _ask_faiss(kind: str, built: BuiltIndex, data: FilteredData) -> Answer:
     faiss, index, attributes = _faiss(), built.index, data.attributes
 
     def answer(query: np.ndarray, k: int, where: Condition, value: float) -> np.ndarray:
@@ -199,7 +199,7 @@ def _ask_faiss(kind: str, built: Built, data: FilteredData) -> Answer:
     return answer
 
 
-def _ask_faiss_after(built: Built, data: FilteredData) -> Answer:
+def _ask_faiss_after(built: BuiltIndex, data: FilteredData) -> Answer:
     """Search without the filter for ``value * k / share`` rows, then filter them."""
     faiss, index, attributes = _faiss(), built.index, data.attributes
     rows = len(data.vectors)

@@ -22,7 +22,7 @@ from embedworks.evaluation.filtered._drawing import FilterDrawer
 from embedworks.evaluation.filtered.worlds import FilteredData
 from embedworks.index.where import Condition
 
-__all__ = ["CORRELATIONS", "FILTER_KINDS", "FilteredCell", "Workload", "filtered_workload"]
+__all__ = ["CORRELATIONS", "FILTER_KINDS", "FilteredCell", "FilteredWorkload", "filtered_workload"]
 
 FILTER_KINDS = ("exact", "range", "set", "combined")
 CORRELATIONS = ("none", "positive", "negative")
@@ -60,7 +60,7 @@ class FilteredCell:
 
 
 @dataclass(frozen=True, eq=False)
-class Workload:
+class FilteredWorkload:
     """Cells over one set of vectors.
 
     Attributes:
@@ -82,7 +82,7 @@ def filtered_workload(
     correlations: Sequence[str] = CORRELATIONS,
     correlated_shares: Sequence[float] = (0.1, 0.01),
     seed: int = 0,
-) -> Workload:
+) -> FilteredWorkload:
     """Draw a filter for every query, for every kind, share and correlation.
 
     A filter is taken when at most 1.6 times more, or fewer, rows pass than
@@ -133,7 +133,7 @@ def filtered_workload(
     if not cells:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise EmptyInputError(f"No filters could be drawn from the columns ({reasons}).")
-    return Workload(data, tuple(cells), skipped)
+    return FilteredWorkload(data, tuple(cells), skipped)
 
 
 def _name(kind: str, share: float, correlation: str) -> str:
