@@ -119,7 +119,7 @@ def test_threads_are_given_back():
     import faiss
 
     before = faiss.omp_get_max_threads()
-    with measurement.one_thread():
+    with measurement.threads_of(1):
         assert faiss.omp_get_max_threads() == 1
     assert faiss.omp_get_max_threads() == before
 

@@ -90,6 +90,7 @@ def compare_filtered(
     rounds: int = 3,
     enough: float = 0.99,
     slowest: float = 0.05,
+    build_threads: int = 1,
     seed: int = 0,
     on_cell: Callable[[FilteredReport], None] | None = None,
 ) -> FilteredReport:
@@ -104,6 +105,7 @@ def compare_filtered(
         enough: A ladder ends at the first value that reaches this recall.
         slowest: A ladder also ends at the first value that takes longer than so many seconds a
             query; such values are not measured.
+        build_threads: Threads for building; build times compare only with 1.
         seed: Order within rounds.
         on_cell: Called with what is known after each cell, such as to write it down.
 
@@ -130,6 +132,7 @@ def compare_filtered(
     check_in_range(enough, name="enough", low=target_recall, high=1)
     check_in_range(rounds, name="rounds", low=1)
     check_in_range(slowest, name="slowest", low=0, open_low=True)
+    check_in_range(build_threads, name="build_threads", low=1)
     names = FILTERED_METHODS.names() if methods is None else list(methods)
     check_unique(names, name="methods")
     wanted = [FILTERED_METHODS[name] for name in names]
@@ -138,9 +141,10 @@ def compare_filtered(
     if not chosen:
         raise EmptyInputError(f"No method can take part: {absent or 'none was named'}.")
     rng = generator(seed, "rounds")
-    with one_thread() as threads, progress("Filtered search", len(workload.cells)) as bar:
-        contestants, builds = _build(chosen, workload.data)
-        data = workload.data
+    data = workload.data
+    with threads_of(build_threads):
+        contestants, builds = _build(chosen, data)
+    with threads_of(1) as threads, progress("Filtered search", len(workload.cells)) as bar:
         report = FilteredReport(
             settings={
                 "rows": len(data.vectors),
@@ -149,6 +153,7 @@ def compare_filtered(
                 "k": k,
                 "rounds": rounds,
                 "threads": threads,
+                "build_threads": build_threads,
                 "seed": seed,
                 "ordered": list(data.ordered),
                 "columns": data.table.column_names,
@@ -171,18 +176,18 @@ def compare_filtered(
 
 
 @contextmanager
-def one_thread() -> Iterator[str]:
-    """Keep faiss and, where ``threadpoolctl`` is installed, BLAS to one thread; says which."""
+def threads_of(count: int) -> Iterator[str]:
+    """Set the threads of faiss and, where ``threadpoolctl`` is installed, of BLAS; says which."""
     import faiss
 
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(count)
     try:
         if importlib.util.find_spec("threadpoolctl") is None:
-            yield "1 (BLAS as set outside)"
+            yield f"{count} (BLAS as set outside)"
         else:
-            with importlib.import_module("threadpoolctl").threadpool_limits(limits=1):
-                yield "1"
+            with importlib.import_module("threadpoolctl").threadpool_limits(limits=count):
+                yield str(count)
     finally:
         faiss.omp_set_num_threads(before)
 

@@ -232,6 +232,6 @@ for _method in (
                    "oversampling", (1.0, 2.0, 4.0, 8.0), requires=("faiss",)),
     FilteredMethod("faiss IVF", "1.6 * sqrt(rows) lists, bitmap", partial(_build_faiss, "IVF"),
                    partial(_ask_faiss, "IVF"), "nprobe",
-                   (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0), requires=("faiss",)),
+                   (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0), requires=("faiss",)),
 ):  # fmt: skip
     _register(_method)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,10 +38,11 @@ class FilteredCell:
     """One filter per query, all of one sort.
 
     Attributes:
-        kind: One of `FILTER_KINDS`.
+        kind: One of `FILTER_KINDS`, or ``"own"`` for filters that were given.
         share: Share of the rows that should pass, in (0, 1].
         correlation: One of `CORRELATIONS`.
         wheres: One condition per query.
+        label: Name to use instead of kind, share and correlation.
 
     Example:
         >>> FilteredCell("range", 0.001, "negative", ()).name
@@ -52,11 +53,12 @@ class FilteredCell:
     share: float
     correlation: str
     wheres: tuple[Condition, ...]
+    label: str = ""
 
     @property
     def name(self) -> str:
-        """Kind, share and correlation in words."""
-        return _name(self.kind, self.share, self.correlation)
+        """The label, or kind, share and correlation in words."""
+        return self.label or _name(self.kind, self.share, self.correlation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class FilteredWorkload:
 
     data: FilteredData
     cells: tuple[FilteredCell, ...]
-    skipped: dict[str, str]
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def filtered_workload(
