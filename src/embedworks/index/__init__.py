@@ -8,6 +8,7 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "AcornIndex": "filtered.acorn",
         "Analyzer": "analysis",
         "AttributeTable": "attributes",
         "BM25Index": "bm25",
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = _attach(
         "ExactIndex": "exact",
         "Explanation": "results",
         "FilteredIndex": "filtered.planned",
+        "FilteredVamanaIndex": "filtered.vamana",
         "Finding": "checking",
         "FixedDimensionEncoder": "multivector.muvera",
         "Hit": "results",
@@ -27,6 +29,7 @@ __getattr__, __dir__, __all__ = _attach(
         "MaxSimIndex": "multivector.maxsim",
         "MuveraIndex": "multivector.muvera",
         "Neighbors": "protocol",
+        "PartitionIndex": "filtered.partitions",
         "Passage": "highlight",
         "PlaidIndex": "multivector.plaid",
         "ProductQuantizer": "quantized.product",
@@ -37,6 +40,7 @@ __getattr__, __dir__, __all__ = _attach(
         "STOP_WORDS": "analysis",
         "SearchMode": "modes",
         "ServedCollection": "served",
+        "StitchedVamanaIndex": "filtered.vamana",
         "StorageRow": "multivector.storage",
         "TokenMatrix": "multivector.tokens",
         "TwoTierIndex": "quantized.two_tier",
