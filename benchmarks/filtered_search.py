@@ -8,6 +8,7 @@ against exact scores. What is measured, and how, is `embedworks.evaluation.compa
 
     python benchmarks/filtered_search.py
     python benchmarks/filtered_search.py --rows 1000000 --kinds range set --build-threads 8
+    python benchmarks/filtered_search.py --columns kind tags --labels kind tags --kinds exact set
     EMBEDWORKS_DATA=DATA python benchmarks/filtered_search.py --data acl --vectors FOLDER
 
 FOLDER holds ``acl-minilm-documents.npy``, ``acl-minilm-titles.npy`` and
@@ -18,6 +19,7 @@ Pin the process to one core (``taskset -c 2``) for engines that bring threads of
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,9 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=FILTER_KINDS)
     parser.add_argument("--shares", nargs="+", type=float,
                         default=(0.5, 0.1, 0.01, 0.001, 0.0001))  # fmt: skip
+    parser.add_argument("--columns", nargs="+", help="attributes to draw filters from")
+    parser.add_argument("--ordered", nargs="+", default=(), help="columns to build ranges for")
+    parser.add_argument("--labels", nargs="+", default=(), help="columns to build labels for")
     parser.add_argument("--methods", nargs="+", help="default: all that are installed")
     parser.add_argument("--without", nargs="+", default=(), help="methods to leave out")
     parser.add_argument("--slowest", type=float, default=0.05, help="seconds a query at most")
@@ -105,6 +110,12 @@ def main() -> None:
         data = synthetic_filtered_data(
             options.rows, options.dim, options.queries, seed=options.seed
         )
+    data = replace(
+        data,
+        table=data.table.select(options.columns or data.table.column_names),
+        ordered=tuple(options.ordered),
+        labels=tuple(options.labels),
+    )
     name = f"filtered_search_{options.data}"
     if options.data == "clusters":
         name += f"_{options.rows // 1000}k"

@@ -66,7 +66,11 @@ def filtered(
     ] = None,
     ordered: Annotated[
         list[str] | None,
-        typer.Option(help="Column by which an index may keep a copy of the vectors; repeatable."),
+        typer.Option(help="Column whose ranges an index may be built for; repeatable."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of labels that an index may be built for; repeatable."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Results wanted.")] = 10,
     target_recall: Annotated[float, typer.Option(help="Recall at which to compare.")] = 0.95,
@@ -91,7 +95,7 @@ def filtered(
 
     workload = _workload(
         vectors, attributes, queries, where or [], filters, kind, share, column or [],
-        ordered or [], rows, dim, seed,
+        ordered or [], label or [], rows, dim, seed,
     )  # fmt: skip
     report = compare_filtered(
         workload, method, k=k, target_recall=target_recall, rounds=rounds, seed=seed,
@@ -116,6 +120,7 @@ def _workload(
     share: list[float] | None,
     column: list[str],
     ordered: list[str],
+    labels: list[str],
     rows: int,
     dim: int,
     seed: int,
@@ -139,8 +144,9 @@ def _workload(
         raise InputError("Which attributes? Give them with --attributes FILE, one row a vector.")
     else:
         data = load_filtered_data(
-            vectors, attributes, queries=asked, columns=column, ordered=ordered, seed=seed
-        )
+            vectors, attributes, queries=asked, columns=column, ordered=ordered, labels=labels,
+            seed=seed,
+        )  # fmt: skip
     own = [own_filters(data, [one], seed=seed) for one in where]
     if filters is not None:
         if not filters.is_file():

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = _attach(
     {
         "BETTER": "outcomes",
         "CRITICAL_N": "limits.capacity",
-        "FILTERED_METHODS": "filtered.methods",
+        "FILTERED_METHODS": "filtered.contestants",
         "FILTER_KINDS": "filtered.workloads",
         "GENERATED_CAVEAT": "sets.generated_tasks",
         "GridCell": "layer_grid",

@@ -23,18 +23,14 @@ from embedworks._core.progress import progress
 from embedworks._core.seeding import generator
 from embedworks._core.validation import check_in_range, check_k, check_unique
 from embedworks.errors import EmptyInputError
+from embedworks.evaluation.filtered.contestants import FILTERED_METHODS
 from embedworks.evaluation.filtered.ground_truth import (
     FilteredTruth,
     Judgement,
     exact_filtered,
     filter_correlation,
 )
-from embedworks.evaluation.filtered.methods import (
-    FILTERED_METHODS,
-    Answer,
-    BuiltIndex,
-    FilteredMethod,
-)
+from embedworks.evaluation.filtered.methods import Answer, BuiltIndex, FilteredMethod
 from embedworks.evaluation.filtered.report import BuildCost, CellReport, FilteredReport, Point
 from embedworks.evaluation.filtered.workloads import FilteredCell, FilteredWorkload
 from embedworks.evaluation.filtered.worlds import FilteredData
@@ -156,6 +152,7 @@ def compare_filtered(
                 "build_threads": build_threads,
                 "seed": seed,
                 "ordered": list(data.ordered),
+                "labels": list(data.labels),
                 "columns": data.table.column_names,
             },
             target_recall=target_recall,
@@ -261,7 +258,8 @@ def _climb(
 ) -> list[_Trial]:
     """Go up a ladder as far as it is worth; returns what is to be timed."""
     method = contestant.method
-    refused = next((why for where in asked.cell.wheres if (why := method.refuses(where))), "")
+    reasons = (method.refuses(contestant.built, where) for where in asked.cell.wheres)
+    refused = next((reason for reason in reasons if reason), "")
     if refused:
         skipped[method.name] = refused
         return []

@@ -35,6 +35,7 @@ def load_filtered_data(
     queries: Path | int = 100,
     columns: Sequence[str] = (),
     ordered: Sequence[str] = (),
+    labels: Sequence[str] = (),
     seed: int = 0,
 ) -> FilteredData:
     """Read vectors and attributes to compare filtered searches on.
@@ -44,7 +45,8 @@ def load_filtered_data(
         attributes: A ``.parquet``, ``.csv`` or ``.jsonl`` file of M rows, in the same order.
         queries: A ``.npy`` file of shape (Q, D), or how many rows to take out as queries.
         columns: Attributes to use; all that filters can read, if empty.
-        ordered: Columns by which an index may keep a copy of the vectors in order.
+        ordered: As in `FilteredData`.
+        labels: As in `FilteredData`.
         seed: Which rows become queries.
 
     Raises:
@@ -57,8 +59,9 @@ def load_filtered_data(
     array = _read_vectors(Path(vectors))
     table = _usable(_read_table(Path(attributes)), columns)
     if isinstance(queries, int):
-        return hold_out_queries(array, table, queries, ordered=ordered, seed=seed)
-    return FilteredData.of(array, table, _read_vectors(Path(queries)), ordered=ordered)
+        return hold_out_queries(array, table, queries, ordered=ordered, labels=labels, seed=seed)
+    asked = _read_vectors(Path(queries))
+    return FilteredData.of(array, table, asked, ordered=ordered, labels=labels)
 
 
 def own_filters(data: FilteredData, wheres: Sequence[str], *, seed: int = 0) -> FilteredCell:

@@ -35,13 +35,16 @@ class FilteredData:
         vectors: float32 (M, D).
         table: Attributes, M rows.
         queries: float32 (Q, D).
-        ordered: Columns by which an index may keep a copy of the vectors in order.
+        ordered: Columns whose ranges an index may be built for, or by which it may keep a copy of
+            the vectors in order.
+        labels: Columns of values or sets that an index may be built for.
     """
 
     vectors: np.ndarray
     table: pa.Table
     queries: np.ndarray
     ordered: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @cached_property
     def attributes(self) -> AttributeTable:
@@ -56,6 +59,7 @@ class FilteredData:
         queries: np.ndarray,
         *,
         ordered: Sequence[str] = (),
+        labels: Sequence[str] = (),
     ) -> FilteredData:
         """Check arrays and bring them to unit length: search is by cosine.
 
@@ -63,7 +67,7 @@ class FilteredData:
             ShapeError: When rows or dimensions do not fit together.
             NonFiniteError: When a vector contains NaN or infinity.
             InputError: When a vector is zero: it has no cosine.
-            UnknownNameError: When ``ordered`` names a column that is not there.
+            UnknownNameError: When ``ordered`` or ``labels`` names a column that is not there.
         """
         vectors = check_vectors(vectors)
         queries = check_vectors(queries, name="queries", dim=vectors.shape[1])
@@ -78,9 +82,10 @@ class FilteredData:
                     f"{len(zero)} of the {name} are zero and have no cosine, the first in row "
                     f"{zero[0]}: remove them."
                 )
-        for name in ordered:
-            check_choice(name, table.column_names, name="ordered column")
-        return cls(normalize_rows(vectors), table, normalize_rows(queries), tuple(ordered))
+        for name in (*ordered, *labels):
+            check_choice(name, table.column_names, name="column")
+        unit, asked = normalize_rows(vectors), normalize_rows(queries)
+        return cls(unit, table, asked, tuple(ordered), tuple(labels))
 
 
 def hold_out_queries(
@@ -89,6 +94,7 @@ def hold_out_queries(
     count: int,
     *,
     ordered: Sequence[str] = (),
+    labels: Sequence[str] = (),
     seed: int = 0,
 ) -> FilteredData:
     """Take rows out of a set to ask for the others with.
@@ -97,7 +103,8 @@ def hold_out_queries(
         vectors: Array of shape (M, D).
         table: Attributes, M rows.
         count: Rows to take out, fewer than M.
-        ordered: Columns by which an index may keep a copy of the vectors in order.
+        ordered: As in `FilteredData`.
+        labels: As in `FilteredData`.
         seed: Which ones.
 
     Raises:
@@ -119,7 +126,7 @@ def hold_out_queries(
     order = generator(seed, "held-out queries").permutation(len(vectors))
     asked, kept = np.sort(order[:count]), np.sort(order[count:])
     rest = table.take(pa.array(kept))
-    return FilteredData.of(vectors[kept], rest, vectors[asked], ordered=ordered)
+    return FilteredData.of(vectors[kept], rest, vectors[asked], ordered=ordered, labels=labels)
 
 
 def synthetic_filtered_data(
