@@ -20,6 +20,7 @@ LABEL = ["kind = 'a'", "kind IN ('b', 'e')", "kind = 'a' OR kind = 'c'"]
 TAGS = ["tags CONTAINS 'x'", "tags CONTAINS 'y' OR tags CONTAINS 'z'"]
 NOT_A_UNION = ("tags CONTAINS 'x' AND tags CONTAINS 'y'", "NOT tags CONTAINS 'x'", "year > 5")
 RANGE = ["year < 300", "year >= 250 AND year < 700", "year BETWEEN 10 AND 14", "NOT year > 40"]
+NO_RANGE = ("year < 3 OR year > 700", "kind = 'a'", "year < 500 AND kind = 'a'")
 EVERY = [*LABEL, *RANGE, "tags CONTAINS 'x' AND tags CONTAINS 'y'", "year IS NULL",
          "kind != 'a' AND year < 600", "tags CONTAINS 'x' OR year > 900"]  # fmt: skip
 
@@ -66,6 +67,35 @@ CASES = [
         {"columns": ["kind", "year"], "ef": 300, "exact_below": 40},
         damaged="splits",
         wide=300,
+    ),
+    Case(
+        "SegmentGraphIndex",
+        {"column": "year", "exact_below": 40, "candidates": 200},
+        serves=(None, *RANGE, "year IS NULL"),
+        nobody="year > 5000",
+        refuses=NO_RANGE,
+        damaged="targets",
+    ),
+    Case(
+        "RangeTreeIndex",
+        {"column": "year", "exact_below": 40},
+        serves=(None, *RANGE, "year IS NULL"),
+        nobody="year > 5000",
+        refuses=NO_RANGE,
+        damaged="levels",
+    ),
+    Case(
+        "UngIndex",
+        {"column": "tags", "exact_below": 40},
+        serves=(None, *TAGS, *NOT_A_UNION[:2], "tags IS NULL"),
+        nobody="tags CONTAINS 'w'",
+        refuses=("year > 5", "tags CONTAINS 'x' AND year > 5"),
+    ),
+    Case(
+        "UngIndex",
+        {"column": "kind", "exact_below": 40},
+        serves=(None, *LABEL, "kind IS NULL"),
+        refuses=("year > 5",),
     ),
     Case("FilteredIndex", {"graph_from": 500, "ef_construction": 40}),
 ]

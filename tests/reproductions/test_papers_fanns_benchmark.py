@@ -14,8 +14,8 @@ from embedworks.reproductions.papers import fanns_benchmark
 BEST, PLANNER = fanns_benchmark.ENTRIES
 
 SMALL = {
-    "rows": 1500, "dim": 12, "queries": 5, "rounds": 1, "slowest": 0.05, "shares": (0.1,),
-    "correlated shares": (),
+    "rows": 1500, "dim": 12, "queries": 5, "rounds": 1, "slowest": 0.05, "shares": [0.1],
+    "correlated shares": [],
 }  # fmt: skip
 
 

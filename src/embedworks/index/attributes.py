@@ -262,7 +262,19 @@ class _Joined(Filter):
     total: int
     any: bool
 
+    @property
+    def run(self) -> tuple[str, int, int] | None:
+        runs = [part.run for part in self.parts]
+        known = [run for run in runs if run is not None]
+        if self.any or len(known) < len(runs) or len({name for name, _, _ in known}) > 1:
+            return None
+        start, end = max(run[1] for run in known), min(run[2] for run in known)
+        return known[0][0], start, max(start, end)
+
     def cardinality(self) -> Cardinality:
+        if self.run is not None:
+            count = self.run[2] - self.run[1]
+            return Cardinality(count, count, count)
         parts = [part.cardinality() for part in self.parts]
         total = self.total
         if not total:

@@ -19,17 +19,20 @@ from embedworks.evaluation.filtered import measurement
 from embedworks.evaluation.filtered.contestants import FILTERED_METHODS
 from embedworks.evaluation.filtered.measurement import compare_filtered
 from embedworks.evaluation.filtered.methods import BuiltIndex, FilteredMethod
+from embedworks.evaluation.filtered.own_data import own_filters
 from embedworks.evaluation.filtered.report import CellReport, FilteredReport, Point
-from embedworks.evaluation.filtered.workloads import filtered_workload
+from embedworks.evaluation.filtered.workloads import FilteredWorkload, filtered_workload
 from embedworks.evaluation.filtered.worlds import synthetic_filtered_data
 
+#: Contestants that are built for some columns, and take part where these are named.
+FOR_LABELS = ("FilteredVamana", "StitchedVamana", "UNG")
+FOR_RANGES = ("segment graph", "range tree")
 EXACT = ("numpy exact", "faiss Flat", "exact plan")
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    made = synthetic_filtered_data(3000, 16, 8, seed=5)
-    data = replace(made, labels=("kind",))
+    data = synthetic_filtered_data(3000, 16, 8, seed=5)
     return filtered_workload(
         data, shares=(0.5, 0.01), correlations=("none", "negative"), correlated_shares=(0.01,)
     )
@@ -109,6 +112,24 @@ def test_a_method_of_ones_own(one_cell, monkeypatch):
     assert cell.skipped == {"slow": "over 5 ms a query at nap 0", "picky": "only on Sundays"}
     assert report.skipped_methods == {"absent": "no_such_module is not installed"}
     assert report.best(cell) is None
+
+
+def test_indexes_for_columns():
+    """They answer on the columns they were built for, and refuse the others."""
+    made = synthetic_filtered_data(400, 8, 4)
+    data = replace(made, labels=("kind", "tags"), ordered=("number",))
+    on_label, on_range, elsewhere = (
+        own_filters(data, [where])
+        for where in ("tags CONTAINS '0.5-0'", "number < 200", "cluster = 3")
+    )
+    workload = FilteredWorkload(data, (on_label, on_range, elsewhere))
+    report = compare_filtered(workload, [*FOR_LABELS, *FOR_RANGES], rounds=1)
+    labels, ranges, others = report.cells
+    assert {p.method for p in labels.points} == set(FOR_LABELS)
+    assert {p.method for p in ranges.points} == set(FOR_RANGES)
+    assert not others.points
+    assert all("built for" in reason for reason in others.skipped.values())
+    assert all(p.recall == 1.0 for cell in report.cells for p in cell.points)
 
 
 def test_what_is_known_is_told_after_each_cell(one_cell):

@@ -63,7 +63,7 @@ def _build(
 def _build_partitions(data: FilteredData) -> BuiltIndex:
     from embedworks.index import PartitionIndex
 
-    columns = [name for name in _label_columns(data) if not _is_set(data, name)]
+    columns = _columns_of_few_values(data)
     index = PartitionIndex.build(data.vectors, data.table, columns=columns)
     size = sum(v for k, v in index.memory().items() if not k.startswith("attribute"))
     return BuiltIndex(_PerColumn({"": index}), size)
@@ -97,15 +97,20 @@ def _everything(data: FilteredData) -> Sequence[str]:
     return ("",)
 
 
+def _labels(data: FilteredData) -> Sequence[str]:
+    return data.labels
+
+
+def _ordered(data: FilteredData) -> Sequence[str]:
+    return data.ordered
+
+
 def _is_set(data: FilteredData, name: str) -> bool:
     kind = data.table.schema.field(name).type
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def _label_columns(data: FilteredData) -> list[str]:
-    """Return the columns named as labels, or else those of few single values."""
-    if data.labels:
-        return list(data.labels)
+def _columns_of_few_values(data: FilteredData) -> list[str]:
     return [
         name
         for name in data.table.column_names
@@ -136,11 +141,22 @@ METHODS: tuple[FilteredMethod, ...] = (
     _method("ACORN", "AcornIndex", "AcornIndex, gamma 12: any filter", gamma=12),
     _method("ACORN-1", "AcornIndex", "AcornIndex, gamma 1: any filter", gamma=1),
     FilteredMethod(
-        "CAPS", "PartitionIndex over the columns of few values: any filter", _build_partitions,
-        _ask, "rows scored", _SCORED, refuses=_refuses, forget=_forget,
+        "CAPS", "PartitionIndex over columns of few single values: any filter",
+        _build_partitions, _ask, "rows scored", _SCORED, refuses=_refuses, forget=_forget,
     ),
-    _method("FilteredVamana", "FilteredVamanaIndex", "one graph per label column",
-            lambda data: data.labels),
-    _method("StitchedVamana", "StitchedVamanaIndex", "one graph per label column",
-            lambda data: data.labels),
+    *(
+        _method(name, kind, "one graph per label column", _labels)
+        for name, kind in (
+            ("FilteredVamana", "FilteredVamanaIndex"),
+            ("StitchedVamana", "StitchedVamanaIndex"),
+            ("UNG", "UngIndex"),
+        )
+    ),
+    *(
+        _method(name, kind, "one graph per column of ranges", _ordered)
+        for name, kind in (
+            ("segment graph", "SegmentGraphIndex"),
+            ("range tree", "RangeTreeIndex"),
+        )
+    ),
 )  # fmt: skip

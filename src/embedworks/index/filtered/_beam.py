@@ -58,12 +58,13 @@ class Scratch:
     def __init__(self, size: int) -> None:
         self.stamps, self._stamp = np.zeros(size, dtype=np.int32), 0
 
-    def stamp(self) -> int:
-        """Return a value that is not in ``stamps``."""
-        if self._stamp >= 2**31 - 2:
+    def take(self, count: int = 1) -> tuple[np.ndarray, int]:
+        """Return ``(stamps, stamp)``: the array and the first of ``count`` values not in it."""
+        if self._stamp > 2**31 - 2 - count:
             self.stamps[:], self._stamp = 0, 0
-        self._stamp += 1
-        return self._stamp
+        first = self._stamp + 1
+        self._stamp += count
+        return self.stamps, first
 
 
 _RULES: dict[type, Callable] = {}

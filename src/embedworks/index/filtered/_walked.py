@@ -137,9 +137,13 @@ class WalkedIndex(ABC):
         self.vectors, self.table, self.inside = vectors, table, inside
         self.exact_below = int(check_in_range(exact_below, name="exact_below", low=0))
         self.ef = int(check_in_range(ef, name="ef", low=1))
-        self._points = on_sphere(vectors[: self.built], similarity)
+        self._points = on_sphere(self._structured(vectors[: self.built]), similarity)
         self._local = threading.local()
         self._renew()
+
+    def _structured(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the built vectors in the order in which the structure numbers them."""
+        return vectors
 
     def _renew(self) -> None:
         """Forget what was made of rows that have changed."""

@@ -75,7 +75,7 @@ def walk_each(
     for seeds in starts:
         rows, scores = np.empty(ef, dtype=np.int32), np.empty(ef, dtype=np.float32)
         count, distances = walk_passing(
-            points, query, links, mask, seeds, left, scratch.stamps, scratch.stamp(), rows, scores
+            points, query, links, mask, seeds, left, *scratch.take(), rows, scores
         )
         left -= distances
         if count < 0:

@@ -186,7 +186,7 @@ class AcornIndex(WalkedIndex):
             small = Scratch(size)
             count, _ = kernels.walk_dense(
                 self._high[:size], point, links, passing[:size], width, cap, started,
-                guard(ef, cap, 0), small.stamps, small.stamp(), rows, scores,
+                guard(ef, cap, 0), *small.take(), rows, scores,
             )  # fmt: skip
             seeds = rows[: max(0, count)].copy()
         started = graph.order[np.concatenate([seeds, among[:_SEEDS]])]
@@ -196,7 +196,7 @@ class AcornIndex(WalkedIndex):
         direct = self.direct if self.gamma > 1 else 0
         count, _ = kernels.walk_dense(
             self._points, point, graph.links, ready.mask, direct, cap, started,
-            guard(ef, cap, len(ready.rows)), scratch.stamps, scratch.stamp(), rows, scores,
+            guard(ef, cap, len(ready.rows)), *scratch.take(), rows, scores,
         )  # fmt: skip
         return None if count < 0 else rows[:count]
 

@@ -120,7 +120,8 @@ class FilteredVamanaIndex(_LabelGraph):
         order = np.random.default_rng(seed).permutation(len(stored)).astype(np.int32)
         insert_labelled(
             on_sphere(stored, similarity), labels.offsets, labels.labels, made,
-            order[inside[order]], starts, alpha, ef_construction, Scratch(len(stored)).stamps, 1,
+            order[inside[order]], starts, alpha, ef_construction,
+            *Scratch(len(stored)).take(len(stored)),
         )  # fmt: skip
         return cls(made, starts, column=column, inside=inside.astype(np.uint8), vectors=stored,
                    table=table, similarity=similarity, exact_below=exact_below, ef=ef)  # fmt: skip
@@ -193,7 +194,7 @@ class StitchedVamanaIndex(_LabelGraph):
             small = np.full((len(rows), label_links), -1, dtype=np.int32)
             first = np.searchsorted(rows, [start]).astype(np.int32)
             insert_plain(points[rows], small, rng.permutation(len(rows)).astype(np.int32), first,
-                         alpha, ef_construction, Scratch(len(rows)).stamps, 1)  # fmt: skip
+                         alpha, ef_construction, *Scratch(len(rows)).take(len(rows)))  # fmt: skip
             place, _ = np.nonzero(small >= 0)
             owners.append(rows[place])
             near.append(rows[small[small >= 0]])

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedworks._core.seeding import derive_seed
-from embedworks.evaluation import (
-    FilteredReport,
-    compare_filtered,
-    filtered_workload,
-    synthetic_filtered_data,
-)
-from embedworks.reproductions.comparisons import Comparison
-from embedworks.reproductions.framework import Arm, Context, Outcome, Reproduction
+from embedworks.reproductions import Arm, Comparison, Context, Outcome, Reproduction
+
+if TYPE_CHECKING:
+    from embedworks.evaluation import FilteredReport
 
 __all__ = ["ENTRIES"]
 
@@ -37,11 +32,10 @@ _TARGET = 0.95
 
 def _measured(seed: int, settings: Mapping[str, Any], methods: tuple[str, ...]) -> FilteredReport:
     """Measure all methods in turns on data, queries and filters of one seed."""
+    from embedworks.evaluation import compare_filtered, filtered_workload, synthetic_filtered_data
+
     data = synthetic_filtered_data(
-        settings["rows"],
-        settings["dim"],
-        settings["queries"],
-        seed=derive_seed(seed, "filtered benchmark"),
+        settings["rows"], settings["dim"], settings["queries"], seed=seed
     )
     workload = filtered_workload(
         data,
@@ -86,7 +80,7 @@ def _by_kind(report: FilteredReport, name: str) -> dict[str, float]:
 
 def _arms(names: tuple[str, ...], methods: tuple[str, ...]) -> tuple[Arm, ...]:
     return tuple(
-        Arm(name, f"{name}, alone", {"measured with": methods, "any of them": False})
+        Arm(name, f"{name}, alone", {"measured with": list(methods), "any of them": False})
         for name in names
     )
 
@@ -101,11 +95,11 @@ def _half(name: str, *, falsifies: bool = True) -> Comparison:
 _SCALES = {
     "mini": {
         "rows": 20_000, "dim": 64, "queries": 30, "rounds": 3, "slowest": 0.01,
-        "shares": (0.5, 0.1, 0.01), "correlated shares": (0.1,),
+        "shares": [0.5, 0.1, 0.01], "correlated shares": [0.1],
     },
     "gpu": {
         "rows": 100_000, "dim": 128, "queries": 100, "rounds": 3, "slowest": 0.02,
-        "shares": (0.5, 0.1, 0.01, 0.001, 0.0001), "correlated shares": (0.1, 0.01),
+        "shares": [0.5, 0.1, 0.01, 0.001, 0.0001], "correlated shares": [0.1, 0.01],
     },
 }  # fmt: skip
 _SETUP = (
@@ -140,7 +134,7 @@ ENTRIES = (
             Arm(
                 "best of them",
                 "the single method that falls behind least in its worst cell",
-                {"measured with": _SINGLE, "any of them": True},
+                {"measured with": list(_SINGLE), "any of them": True},
             ),
             *_arms(_SINGLE, _SINGLE),
         ),
