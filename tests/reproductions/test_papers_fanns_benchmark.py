@@ -11,11 +11,11 @@ from embedworks.evaluation.filtered.report import CellReport, Point
 from embedworks.reproductions import Context, ReproductionResult, reproduce
 from embedworks.reproductions.papers import fanns_benchmark
 
-BEST, PLANNER = fanns_benchmark.ENTRIES
+BEST, PLANNER, SPECIALISED = fanns_benchmark.ENTRIES
 
 SMALL = {
     "rows": 1500, "dim": 12, "queries": 5, "rounds": 1, "slowest": 0.05, "shares": [0.1],
-    "correlated shares": [],
+    "correlated shares": [], "kinds": ["exact", "range"],
 }  # fmt: skip
 
 
@@ -68,6 +68,17 @@ def test_a_very_small_run(tmp_path):
         pytest.approx(1.0)
     )
     assert 0 < means["numpy exact"]["worst share"].mean <= 1
+
+
+def test_the_fastest_of_a_group_counts(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(fanns_benchmark, "_measured", lambda *_: report)
+    arm = replace(SPECIALISED.arms[0], settings={"any of them": ["a", "b"]})
+    context = Context("mini", "test", {}, "cpu", tmp_path)
+    found = fanns_benchmark._run_groups(arm, 0, {}, context).metrics
+    assert found == {"labels share": pytest.approx(1.0), "ranges share": pytest.approx(1.0)}
+    alone = replace(arm, settings={"any of them": ["b"]})
+    found = fanns_benchmark._run_groups(alone, 0, {}, context).metrics
+    assert found == {"labels share": 1.0, "ranges share": 0.0}
 
 
 def test_a_method_that_is_always_best_refutes_the_claim():
