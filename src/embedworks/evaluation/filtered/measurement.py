@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -138,9 +138,11 @@ def compare_filtered(
         raise EmptyInputError(f"No method can take part: {absent or 'none was named'}.")
     rng = generator(seed, "rounds")
     data = workload.data
-    with threads_of(build_threads):
-        contestants, builds = _build(chosen, data)
-    with threads_of(1) as threads, progress("Filtered search", len(workload.cells)) as bar:
+    with ExitStack() as stack:
+        with threads_of(build_threads):
+            contestants, builds = _build(chosen, data, stack)
+        threads = stack.enter_context(threads_of(1))
+        bar = stack.enter_context(progress("Filtered search", len(workload.cells)))
         report = FilteredReport(
             settings={
                 "rows": len(data.vectors),
@@ -190,9 +192,9 @@ def threads_of(count: int) -> Iterator[str]:
 
 
 def _build(
-    methods: list[FilteredMethod], data: FilteredData
+    methods: list[FilteredMethod], data: FilteredData, stack: ExitStack
 ) -> tuple[list[_Contestant], dict[str, BuildCost]]:
-    """Build each index once."""
+    """Build each index once; the stack will close it."""
     made: dict[Callable[[FilteredData], BuiltIndex], tuple[BuiltIndex, BuildCost]] = {}
     contestants, builds = [], {}
     _ = data.attributes  # whoever uses them first should not pay
@@ -200,6 +202,7 @@ def _build(
         if method.build not in made:
             peak, started = PeakMemory(), time.perf_counter()
             built = method.build(data)
+            stack.callback(built.close)
             seconds = time.perf_counter() - started
             cost = BuildCost(round(seconds, 3), built.nbytes, round(peak.megabytes(), 1))
             made[method.build] = built, cost

@@ -30,10 +30,12 @@ class BuiltIndex:
     Attributes:
         index: The index itself; methods with one ``build`` share it.
         nbytes: Bytes it holds, without the attributes.
+        close: Called once when the index is no longer needed.
     """
 
     index: Any
     nbytes: int
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
