@@ -136,6 +136,8 @@ def main() -> None:
         )
         record = {**about, "peak_memory_mb": peak_memory_mb(), **report.to_dict()}
         write_result(name, record, path)
+        path.with_name(f"{path.stem}-speeds.svg").write_text(render_filtered_speeds(report))
+        path.with_name(f"{path.stem}-curves.svg").write_text(render_filtered_curves(report))
 
     chosen = options.methods or FILTERED_METHODS.names()
     workload = filtered_workload(
@@ -150,8 +152,6 @@ def main() -> None:
         seed=options.seed,
         on_cell=keep,
     )
-    path.with_name(f"{path.stem}-speeds.svg").write_text(render_filtered_speeds(report))
-    path.with_name(f"{path.stem}-curves.svg").write_text(render_filtered_curves(report))
     for method in report.methods:
         print(f"{method:24s} best in {report.wins(method):2d} cells, at worst"
               f" {report.worst_share(method):.3f} of the best, built in"

@@ -139,7 +139,11 @@ def _ask_lancedb(built: BuiltIndex, data: FilteredData) -> Answer:
         text = peer_expression(where, equals="=", contains="array_has")
         asked = table.search(query).distance_type("cosine").where(text, prefilter=True)
         asked = (
-            asked.nprobes(int(value)).ef(max(64, 4 * k)).refine_factor(4).limit(k).select([_ROW, "_distance"])
+            asked.nprobes(int(value))
+            .ef(max(64, 4 * k))
+            .refine_factor(4)
+            .limit(k)
+            .select([_ROW, "_distance"])
         )
         found: np.ndarray = asked.to_arrow().column(_ROW).to_numpy()
         return found
