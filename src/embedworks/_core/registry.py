@@ -126,6 +126,7 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "batch-strategies": ("embedworks.data", "BATCH_STRATEGIES"),
     "converters": ("embedworks.data", "CONVERTERS"),
     "data-merge-methods": ("embedworks.merging", "DATA_MERGE_METHODS"),
+    "filtered-methods": ("embedworks.evaluation", "FILTERED_METHODS"),
     "learners": ("embedworks.evaluation", "LEARNERS"),
     "margins": ("embedworks.evaluation", "MARGINS"),
     "models": ("embedworks.models", "MODELS"),

@@ -164,6 +164,10 @@ class WalkedIndex(ABC):
         self._recount()
         return present
 
+    def forget_filters(self) -> None:
+        """Drop what is kept of the filters used lately, as a benchmark needs between queries."""
+        self._kept.clear()
+
     def search(
         self, queries: np.ndarray, k: int, *, where: Where = None, ef: int | None = None
     ) -> Neighbors:

@@ -266,6 +266,10 @@ class FilteredIndex:
         self._kept.clear()
         return present
 
+    def forget_filters(self) -> None:
+        """Drop what is kept of the filters used lately, as a benchmark needs between queries."""
+        self._kept.clear()
+
     def search(
         self, queries: np.ndarray, k: int, *, where: Where = None, plan: str = "auto"
     ) -> Neighbors:
