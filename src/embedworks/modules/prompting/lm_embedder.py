@@ -257,7 +257,7 @@ class LMEmbedder(Transformer):
         return {**found, "prepend_mask": prepend} if self.template.prepends else found
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Write ``sentence_embedding`` (B, D); for one prompt also the states that it is made of."""
+        """Write ``sentence_embedding`` (B, D), for one prompt ``token_embeddings`` as well."""
         shape = features["input_ids"].shape
         flat = {
             name: features[name].reshape(-1, shape[-1])
