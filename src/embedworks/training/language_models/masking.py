@@ -38,7 +38,6 @@ def pack_tokens(
         >>> tokenizer = train_tokenizer(["ab ab ab"], vocab_size=261)
         >>> pack_tokens(["ab ab", "a"], tokenizer, 4).shape
         (2, 4)
-        True
     """
     check_in_range(length, name="length", low=2)
     first = tokenizer("a")["input_ids"][0] if begin else None
