@@ -36,7 +36,15 @@ from embedworks.reproductions import (
 from embedworks.reproductions.real_data import read_records
 from embedworks.training import LanguageModelSettings, train_language_model
 
-__all__ = ["ENTRIES", "PromptStudent", "scored_texts", "trained_folder"]
+__all__ = [
+    "ENTRIES",
+    "GPU_MODEL",
+    "MINI_MODEL",
+    "PromptStudent",
+    "scored_texts",
+    "texts_of",
+    "trained_folder",
+]
 
 Pairs = tuple[tuple[str, str, float], ...]
 
@@ -70,11 +78,12 @@ def scored_texts(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _texts_of(scored: Mapping[str, Any]) -> list[str]:
+def texts_of(scored: Mapping[str, Any]) -> list[str]:
+    """Return what a language model must not be trained on; abstracts are of another part."""
     acl = scored["acl"]
     found = [text for part in ("validation", "test", "sick") for a, b, _ in scored[part]
              for text in (a, b)]  # fmt: skip
-    return [*found, *acl.queries.values()]  # abstracts are kept out by their part
+    return [*found, *acl.queries.values()]
 
 
 def trained_folder(
@@ -190,7 +199,7 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
     scored = context.once(("scored",), lambda: scored_texts(settings))
     tuning = context.part == "validation"
     # Tuning looks at other pairs, not at another language model.
-    folder = trained_folder(arm["lm"], 0 if tuning else seed, settings, context, _texts_of(scored))
+    folder = trained_folder(arm["lm"], 0 if tuning else seed, settings, context, texts_of(scored))
     student = PromptStudent(
         folder, arm, depth=float(context.setting("depth", 1.0)) if arm["tuned"] else arm["depth"],
         settings=settings, device=context.device, both_ways=arm["both_ways"],
@@ -234,6 +243,48 @@ _ARMS = (
 
 _OVER_EOL = ("metaeol", "pretended-cot", "knowledge", "token-prepending", "contrastive")
 
+#: The language models by scale, and what they are scored on.
+MINI_MODEL: dict[str, Any] = {
+    "architecture": "qwen3",
+    "vocabulary": 4096,
+    "dim": 128,
+    "layers": 4,
+    "heads": 4,
+    "characters": 12_000_000,
+    "tokenizer_texts": 20_000,
+    "lm": {"steps": 400, "batch_size": 16, "length": 160, "learning_rate": 3e-3},
+    "mntp": {"steps": 60, "learning_rate": 1e-3},
+    "max_tokens": 512,
+    "text_characters": 240,
+    "pairs": 400,
+    "queries": 60,
+    "documents": 200,
+}
+
+GPU_MODEL: dict[str, Any] = {
+    "architecture": "qwen3",
+    "vocabulary": 16_384,
+    "dim": 640,
+    "layers": 12,
+    "heads": 10,
+    "characters": 200_000_000,
+    "tokenizer_texts": 60_000,
+    "lm": {
+        "steps": 700,
+        "batch_size": 64,
+        "length": 512,
+        "learning_rate": 1e-3,
+        "precision": "bf16",
+        "max_seconds": 95.0,
+    },
+    "mntp": {"steps": 70, "learning_rate": 3e-4},
+    "max_tokens": 512,
+    "text_characters": 800,
+    "pairs": 1000,
+    "queries": 250,
+    "documents": 600,
+}
+
 ENTRIES = (
     Reproduction(
         slug="survey-llm-embedders",
@@ -266,23 +317,8 @@ ENTRIES = (
         seeds=3,
         tuning=Tuning({"depth": (0.5, 0.75, 1.0)}, metric=_STS),
         scales={
-            "mini": {
-                "architecture": "qwen3", "vocabulary": 4096, "dim": 128, "layers": 4, "heads": 4,
-                "characters": 12_000_000, "tokenizer_texts": 20_000,
-                "lm": {"steps": 400, "batch_size": 16, "length": 160, "learning_rate": 3e-3},
-                "mntp": {"steps": 60, "learning_rate": 1e-3},
-                "max_tokens": 512, "text_characters": 240, "pairs": 400, "queries": 60,
-                "documents": 200,
-            },
-            "gpu": {
-                "architecture": "qwen3", "vocabulary": 16_384, "dim": 640, "layers": 12,
-                "heads": 10, "characters": 200_000_000, "tokenizer_texts": 60_000,
-                "lm": {"steps": 700, "batch_size": 64, "length": 512, "learning_rate": 1e-3,
-                       "precision": "bf16", "max_seconds": 95.0},
-                "mntp": {"steps": 70, "learning_rate": 3e-4},
-                "max_tokens": 512, "text_characters": 800, "pairs": 1000, "queries": 250,
-                "documents": 600,
-            },
+            "mini": MINI_MODEL,
+            "gpu": GPU_MODEL,
         },
         setup="A causal language model with a tokenizer of its own is trained from scratch, one "
         "for each seed, on abstracts, glosses, captions, speeches, questions and short texts in "
