@@ -15,8 +15,10 @@ from embedworks.reproductions.papers.survey_llm_embedders import PromptStudent, 
 from embedworks.reproductions.papers.text2token import built_targets, shuffled_targets
 
 #: Many words, so that none of them is in a tenth of the texts.
+# fmt: off
 WORDS = [a + b for a in ("tea", "rye", "oat", "fig", "yam", "nut", "egg") for b in
-         ("bread", "milk", "cake", "pot", "shop", "seed", "field", "plate", "cup", "box")]  # fmt: skip
+         ("bread", "milk", "cake", "pot", "shop", "seed", "field", "plate", "cup", "box")]
+# fmt: on
 
 SMALL = {
     "architecture": "qwen3", "vocabulary": 700, "dim": 32, "layers": 2, "heads": 2,
