@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embedworks._core.bars import no_bars
 from embedworks._core.files import atomic_directory, sha256_of_text
 from embedworks._core.validation import normalize_rows
 from embedworks.evaluation import RetrievalTask
@@ -104,6 +105,19 @@ def trained_folder(
     folder = context.cache / f"lm-{key}"
     if (folder / "loss.json").is_file():
         return folder
+    with no_bars():
+        _train_into(folder, kind, seed, settings, context, exclude)
+    return folder
+
+
+def _train_into(
+    folder: Path,
+    kind: str,
+    seed: int,
+    settings: Mapping[str, Any],
+    context: Context,
+    exclude: Sequence[str],
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     wanted = LanguageModelSettings.from_dict({**settings["lm"], "seed": seed})
@@ -133,7 +147,6 @@ def trained_folder(
         model.to("cpu").save_pretrained(target)
         tokenizer.save_pretrained(target)
         (target / "loss.json").write_text(json.dumps(float(np.mean(losses[-3:]))))
-    return folder
 
 
 class PromptStudent:
