@@ -71,13 +71,19 @@ class SMAEObjective(nn.Module):
         self.pairs = sizes
         self.decoder = copy.deepcopy(layer_stack(model.bert).layers[0])
 
-    def _head(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states (B, T, D) made of the first d coordinates, and scores of tokens."""
-        head = self.model.cls.predictions
-        dense = head.transform.dense
-        made = sliced_linear(states, dense.weight, dense.bias)
-        made = head.transform.LayerNorm(head.transform.transform_act_fn(made))
-        return made, head.decoder(made)
+    def _transformed(self, states: Tensor) -> Tensor:
+        """Return states (..., D) made of the first d coordinates by the head's dense layer."""
+        transform = self.model.cls.predictions.transform
+        made = sliced_linear(states, transform.dense.weight, transform.dense.bias)
+        found: Tensor = transform.LayerNorm(transform.transform_act_fn(made))
+        return found
+
+    def _guessed(self, states: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss over labelled tokens, for which alone scores are made; 0 for none."""
+        there = labels != IGNORED
+        scores = self.model.cls.predictions.decoder(self._transformed(states[there]))
+        total = F.cross_entropy(scores.float(), labels[there], reduction="sum")
+        return total / there.sum().clamp(min=1)
 
     def forward(
         self, input_ids: Tensor, labels: Tensor, decoder_input_ids: Tensor, decoder_labels: Tensor
@@ -94,16 +100,8 @@ class SMAEObjective(nn.Module):
         again = self.model.bert.embeddings(input_ids=decoder_input_ids)
         losses = []
         for layers, width in self.pairs:
-            made, scores = self._head(states[layers][..., :width])
-            read = torch.cat([made[:, :1].to(again.dtype), again[:, 1:]], dim=1)
-            _, told = self._head(self.decoder(read))
-            losses += [_guessed(scores, labels), _guessed(told, decoder_labels)]
+            own = states[layers][..., :width]
+            read = torch.cat([self._transformed(own[:, :1]).to(again.dtype), again[:, 1:]], dim=1)
+            told = self._guessed(self.decoder(read), decoder_labels)
+            losses += [self._guessed(own, labels), told]
         return {"loss": torch.stack(losses).mean()}
-
-
-def _guessed(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy over labelled tokens; 0 when there are none."""
-    total = F.cross_entropy(
-        scores.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total / (labels != IGNORED).sum().clamp(min=1)
