@@ -79,7 +79,7 @@ class SMAEObjective(nn.Module):
         return found
 
     def _guessed(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss over labelled tokens, for which alone scores are made; 0 for none."""
+        """Return the mean loss over labelled tokens; only these are scored. 0 when none."""
         there = labels != IGNORED
         scores = self.model.cls.predictions.decoder(self._transformed(states[there]))
         total = F.cross_entropy(scores.float(), labels[there], reduction="sum")
