@@ -26,7 +26,7 @@ SMALL = {
     "lm": {"steps": 4, "batch_size": 4, "length": 32, "learning_rate": 3e-3},
     "mntp": {"steps": 2, "learning_rate": 1e-3}, "max_tokens": 256, "text_characters": 60,
     "pairs": 20, "queries": 4, "documents": 8, "train_characters": 400, "prior_texts": 4,
-    "batch": 4, "steps": 2,
+    "batch": 4, "steps": 2, "fit_characters": 300,
 }  # fmt: skip
 
 
@@ -68,7 +68,15 @@ def small(entry, arms, **changes):
 @pytest.mark.filterwarnings("ignore:.*do not fit into the prompt")
 def test_a_very_small_run_of_prompts(tmp_path):
     (entry,) = survey_llm_embedders.ENTRIES
-    arms = ["mean", "prompteol", "promptreps both", "untrained", "both ways", "both ways, MNTP"]
+    arms = [
+        "mean",
+        "prompteol",
+        "promptreps both",
+        "untrained",
+        "both ways",
+        "both ways, MNTP",
+        "mean, centred",
+    ]
     result = reproduce(small(entry, arms, tuning=None), out=tmp_path, device="cpu")
     assert ReproductionResult.load(tmp_path / f"{entry.slug}-mini.json") == result
     means = {arm.name: {k: v.mean for k, v in arm.metrics.items()} for arm in result.arms}

@@ -14,7 +14,9 @@ from embedworks._core.files import atomic_directory, sha256_of_text
 from embedworks._core.validation import normalize_rows
 from embedworks.evaluation import RetrievalTask
 from embedworks.models import (
+    VectorTransform,
     encode_batched,
+    fit_component_removal,
     new_language_model,
     next_token_vectors,
     prompted_model,
@@ -149,6 +151,13 @@ def _train_into(
         (target / "loss.json").write_text(json.dumps(float(np.mean(losses[-3:]))))
 
 
+def _fitted_on(settings: Mapping[str, Any], exclude: Sequence[str], seed: int) -> list[str]:
+    """Return texts without any judgement, from which the common part of vectors is learned."""
+    room = settings["text_characters"]
+    texts = english_texts(settings["fit_characters"], exclude=exclude, seed=2000 + seed)
+    return [text[:room] for text in texts]
+
+
 class PromptStudent:
     """A prompted language model as what reproductions score.
 
@@ -184,6 +193,11 @@ class PromptStudent:
             make_bidirectional(self.model)
         # One tokeniser call for many texts on a GPU; packs that fit the cache on a CPU.
         self.tokens = 1024 if device == "cpu" else 32_768
+        self._centre: VectorTransform | None = None
+
+    def centre(self, texts: Sequence[str]) -> None:
+        """Take off what the vectors of some texts have in common from all that follow."""
+        self._centre = fit_component_removal(self.vectors(texts), count=0)
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors (N, D)."""
@@ -195,9 +209,10 @@ class PromptStudent:
                 )[0]
             )
         if self.what in ("sparse", "both"):
-            found = next_token_vectors(self.model, texts, batch_size=64, show_progress=False)
-            parts.append(normalize_rows(found.toarray()))
-        return normalize_rows(np.concatenate(parts, axis=1))
+            said = next_token_vectors(self.model, texts, batch_size=64, show_progress=False)
+            parts.append(normalize_rows(said.toarray()))
+        found = normalize_rows(np.concatenate(parts, axis=1))
+        return found if self._centre is None else normalize_rows(self._centre(found))
 
     def tokens_per_text(self, texts: Sequence[str]) -> float:
         """Return how many tokens the model reads for a text, all prompts together."""
@@ -217,6 +232,9 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
         folder, arm, depth=float(context.setting("depth", 1.0)) if arm["tuned"] else arm["depth"],
         settings=settings, device=context.device, both_ways=arm["both_ways"],
     )  # fmt: skip
+    if arm["centred"]:
+        fitted = context.once(("fit", seed), lambda: _fitted_on(settings, texts_of(scored), seed))
+        student.centre(fitted)
     pairs = scored["validation" if tuning else "test"]
     found = Outcome(items={"sts": graded_items(student, pairs)})
     if tuning:
@@ -232,7 +250,7 @@ def _arm(name: str, summary: str = "", template: str = "", **settings: Any) -> A
     template = template or name
     values = {
         "template": template, "what": "dense", "lm": "causal", "tuned": True, "depth": 1.0,
-        "both_ways": False, **settings,
+        "both_ways": False, "centred": False, **settings,
     }  # fmt: skip
     return Arm(name, summary or PROMPT_TEMPLATES.summary(template), values)
 
@@ -249,6 +267,8 @@ _ARMS = (
          what="both", tuned=False),
     _arm("token vectors", "The mean of the vectors the model starts from.", "mean",
          tuned=False, depth=0.0),
+    _arm("mean, centred", "The mean, without what all texts have in common.", "mean", centred=True),
+    _arm("prompteol, centred", "PromptEOL, the same way.", "prompteol", centred=True),
     _arm("untrained", "The mean, of a model with random weights.", "mean", lm="untrained"),
     _arm("both ways", "The mean, with the causal mask just taken off.", "mean", both_ways=True),
     _arm("both ways, MNTP", "The same, trained on masked tokens.", "mean", lm="mntp"),
@@ -269,6 +289,7 @@ MINI_MODEL: dict[str, Any] = {
     "mntp": {"steps": 60, "learning_rate": 1e-3},
     "max_tokens": 512,
     "text_characters": 240,
+    "fit_characters": 60_000,
     "pairs": 400,
     "queries": 60,
     "documents": 200,
@@ -293,6 +314,7 @@ GPU_MODEL: dict[str, Any] = {
     "mntp": {"steps": 70, "learning_rate": 3e-4},
     "max_tokens": 512,
     "text_characters": 800,
+    "fit_characters": 200_000,
     "pairs": 1000,
     "queries": 250,
     "documents": 600,
@@ -318,6 +340,11 @@ ENTRIES = (
             Comparison.between("echo", "mean", _TITLES, margin=0.01),
             *(Comparison.between(name, "prompteol", _STS, margin=0.01) for name in _OVER_EOL),
             Comparison.between("metaeol", "mean", _STS),
+            Comparison.between("mean, centred", "mean", _STS, margin=0.01),
+            Comparison.between("mean, centred", "mean", _TITLES, margin=0.01),
+            Comparison.between("prompteol, centred", "mean, centred", _STS, margin=0.01),
+            Comparison.between("prompteol, centred", "mean, centred", _TITLES, margin=0.01),
+            Comparison.between("prompteol, centred", "prompteol", _TITLES, margin=0.01),
             Comparison.between("weighted-mean", "mean", _STS),
             Comparison.between("promptreps both", "promptreps", _TITLES, margin=0.01),
             Comparison.between("mean", "token vectors", _STS),
@@ -337,7 +364,7 @@ ENTRIES = (
         "for each seed, on abstracts, glosses, captions, speeches, questions and short texts in "
         "English; texts that are scored are kept out of it. No arm is trained to embed. Each arm "
         "reads a half, three quarters or all of the layers, whichever is best on validation pairs. "
-        "Scored are pairs of the STS benchmark and SICK, and titles that must find abstracts. "
+        "Centred arms take off the mean vector of other texts. Scored are pairs of the STS benchmark and SICK, and titles that must find abstracts. "
         "Tokens read for a text are reported with every arm.",
         limits="The survey speaks of models a hundred times as large, trained on ten thousand "
         "times as much text, which follow instructions; ours at most completes sentences. Prompts "
