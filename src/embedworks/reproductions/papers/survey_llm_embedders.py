@@ -289,7 +289,6 @@ MINI_MODEL: dict[str, Any] = {
     "mntp": {"steps": 60, "learning_rate": 1e-3},
     "max_tokens": 512,
     "text_characters": 240,
-    "fit_characters": 60_000,
     "pairs": 400,
     "queries": 60,
     "documents": 200,
@@ -314,7 +313,6 @@ GPU_MODEL: dict[str, Any] = {
     "mntp": {"steps": 70, "learning_rate": 3e-4},
     "max_tokens": 512,
     "text_characters": 800,
-    "fit_characters": 200_000,
     "pairs": 1000,
     "queries": 250,
     "documents": 600,
@@ -357,15 +355,16 @@ ENTRIES = (
         seeds=3,
         tuning=Tuning({"depth": (0.5, 0.75, 1.0)}, metric=_STS),
         scales={
-            "mini": MINI_MODEL,
-            "gpu": GPU_MODEL,
+            "mini": {**MINI_MODEL, "fit_characters": 60_000},
+            "gpu": {**GPU_MODEL, "fit_characters": 200_000},
         },
         setup="A causal language model with a tokenizer of its own is trained from scratch, one "
         "for each seed, on abstracts, glosses, captions, speeches, questions and short texts in "
         "English; texts that are scored are kept out of it. No arm is trained to embed. Each arm "
         "reads a half, three quarters or all of the layers, whichever is best on validation pairs. "
-        "Centred arms take off the mean vector of other texts. Scored are pairs of the STS benchmark and SICK, and titles that must find abstracts. "
-        "Tokens read for a text are reported with every arm.",
+        "Centred arms take off the mean "
+        "vector of other texts. Scored are pairs of the STS benchmark and SICK, and titles that must "
+        "find abstracts. Tokens read for a text are reported with every arm.",
         limits="The survey speaks of models a hundred times as large, trained on ten thousand "
         "times as much text, which follow instructions; ours at most completes sentences. Prompts "
         "are our own wording but for PromptEOL's sentence. A mean over the states leaves out the "
