@@ -362,9 +362,9 @@ ENTRIES = (
         "for each seed, on abstracts, glosses, captions, speeches, questions and short texts in "
         "English; texts that are scored are kept out of it. No arm is trained to embed. Each arm "
         "reads a half, three quarters or all of the layers, whichever is best on validation pairs. "
-        "Centred arms take off the mean "
-        "vector of other texts. Scored are pairs of the STS benchmark and SICK, and titles that must "
-        "find abstracts. Tokens read for a text are reported with every arm.",
+        "Centred arms take off the mean vector of other texts. Scored are pairs of STS-B "
+        "and SICK, and titles that must find abstracts. Tokens read for a text are reported with "
+        "every arm.",
         limits="The survey speaks of models a hundred times as large, trained on ten thousand "
         "times as much text, which follow instructions; ours at most completes sentences. Prompts "
         "are our own wording but for PromptEOL's sentence. A mean over the states leaves out the "
