@@ -31,8 +31,8 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
     corpus = {f"d{n}": text for n, text in enumerate(TEXTS[::29])}
-    queries = {f"q{n}": " ".join(corpus[f"d{n}"].split()[1:5]) for n in range(6)}
-    task = RetrievalTask("toy", queries, corpus, {f"q{n}": {f"d{n}": 1} for n in range(6)})
+    queries = {f"d{n}": " ".join(corpus[f"d{n}"].split()[1:5]) for n in range(6)}
+    task = RetrievalTask("toy", queries, corpus, {one: {one: 1} for one in queries})
     rows = RowSet(Row(" ".join(text.split()[1:5]), text) for text in TEXTS[::7])
     pairs = tuple((a, b, float(n)) for n, (a, b) in enumerate(zip(TEXTS[::15], TEXTS[::-15])))
     monkeypatch.setattr(
