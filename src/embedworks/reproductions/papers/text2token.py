@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from embedworks._core.seeding import generator
+from embedworks._core.validation import normalize_rows
 from embedworks.data import Row
+from embedworks.errors import DataWarning
 from embedworks.models import (
     CountModel,
     TokenTargets,
+    VectorTransform,
     VocabLens,
     encode_batched,
+    fit_component_removal,
     mix_token_targets,
     model_token_targets,
     prompted_model,
@@ -86,16 +91,21 @@ def built_targets(
 
 
 class _Trained:
-    """A model as what reproductions score."""
+    """A model as what reproductions score: what vectors of training texts share is taken off."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, texts: Sequence[str] = ()) -> None:
         self.model = model
+        self._centre: VectorTransform | None = None
+        if texts:
+            self._centre = fit_component_removal(self.vectors(texts), count=0)
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors (N, D)."""
-        found, _ = encode_batched(self.model, list(texts), show_progress=False)
-        norms = np.linalg.norm(found, axis=1, keepdims=True)
-        return np.asarray(found / np.maximum(norms, 1e-12))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DataWarning)  # words tf-idf does not know
+            found, _ = encode_batched(self.model, list(texts), show_progress=False)
+        found = normalize_rows(found)
+        return found if self._centre is None else normalize_rows(self._centre(found))
 
 
 def _train(
@@ -166,7 +176,7 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
         )
         if arm["model"] == "trained":
             _train(arm, model, texts, base, settings, context, seed)
-    student = _Trained(model)
+    student = _Trained(model, () if arm["model"] == "counts" else texts[:1000])
     if part == "validation":
         return Outcome(items={"sts": graded_items(student, scored["validation"])})
     items = {name: graded_items(student, scored[own]) for name, own in
@@ -231,7 +241,7 @@ ENTRIES = (
         ),
         run=_run,
         seeds=3,
-        tuning=Tuning({"lr": (3e-4, 1e-3)}, metric=_STS),
+        tuning=Tuning({"lr": (3e-4, 1e-3, 3e-3)}, metric=_STS),
         scales={
             "mini": {
                 **MINI_MODEL, "train_characters": 300_000, "prior_texts": 128, "batch": 24,
@@ -241,8 +251,8 @@ ENTRIES = (
         setup="The start is a small causal language model trained here on English text, then on "
         "masked tokens with its causal mask taken off, as LLM2Vec does: its output layer is the "
         "vocabulary that vectors are read through. From there every arm takes the same steps on "
-        "the same texts. Vectors are means of the states. The rate is the better of two for each "
-        "arm, by validation pairs of the STS benchmark.",
+        "the same texts. Vectors are means of the states, without what those of 1,000 training "
+        "texts share. The rate is the best of three for each arm, by validation pairs of STS-B.",
         limits="A language model of 1.6 million parameters trained for minutes, sixty steps of "
         "texts of 240 characters. The paper's body was not at hand: the formulas of the targets "
         "are ours. SimCSE has dropout in the attention only, as this architecture has no other.",
