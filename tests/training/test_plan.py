@@ -18,7 +18,7 @@ def recipe(**stage):
 def test_the_papers_are_there():
     assert PAPERS == [
         "2dmse", "gistembed", "kalm-v2", "lg-anna", "llama-embed-nemotron", "nv-embed", "peg",
-        "qzhou", "rzenembed", "self-positioning", "starbucks",
+        "qzhou", "rzenembed", "self-positioning", "starbucks", "text2token",
     ]  # fmt: skip
 
 

@@ -134,6 +134,7 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "objectives": ("embedworks.losses", "OBJECTIVES"),
     "pair-sources": ("embedworks.data", "PAIR_SOURCES"),
     "poolings": ("embedworks.modules", "POOLINGS"),
+    "prompt-templates": ("embedworks.modules", "PROMPT_TEMPLATES"),
     "readers": ("embedworks.data", "READERS"),
     "recipes": ("embedworks.training", "RECIPES"),
     "reasoning-sets": ("embedworks.evaluation", "REASONING_SETS"),
