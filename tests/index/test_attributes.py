@@ -119,6 +119,20 @@ def test_sets_are_asked_with_contains():
         attributes.compile("tags = 'a'")
 
 
+def test_elements_that_sets_repeat_count_once():
+    rng = np.random.default_rng(0)
+    sets = [rng.integers(0, 5, rng.integers(0, 9)).astype(float).tolist() for _ in range(200)]
+    sets[3] = [float("nan"), float("nan"), 2.0]
+    ready = AttributeTable.from_columns({"sizes": [*sets, None]})
+    for value in range(6):
+        rows = [row for row, elements in enumerate(sets) if value in elements]
+        found = ready.compile(f"sizes CONTAINS {value}")
+        assert found.rows().tolist() == rows
+        assert found.cardinality().exact
+        assert found.cardinality().minimum == len(rows)
+    assert 3 in ready.compile("sizes CONTAINS 2").rows()
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

@@ -137,8 +137,23 @@ class _SetColumn:
         valid = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
         self.missing = np.flatnonzero(~valid).astype(np.int32)
         owners = pc.list_parent_indices(array).to_numpy(zero_copy_only=False)
-        self.elements = _SortedColumn(name, pc.list_flatten(array))
+        values = pc.list_flatten(array)
+        self.elements = _SortedColumn(name, values)
+        twice = self._repeated(owners)
+        if twice.any():
+            values, owners = values.filter(pa.array(~twice)), owners[~twice]
+            self.elements = _SortedColumn(name, values)
         self.owners = np.ascontiguousarray(owners[self.elements.order], dtype=np.int32)
+
+    def _repeated(self, owners: np.ndarray) -> np.ndarray:
+        """Say which elements stand in their set a second time, bool by place in ``owners``."""
+        order, counts = self.elements.order, np.diff(self.elements.offsets)
+        codes = np.repeat(np.arange(len(counts)), counts)
+        rows = owners[order[: len(codes)]]
+        again = (codes[1:] == codes[:-1]) & (rows[1:] == rows[:-1])
+        twice = np.zeros(len(owners), dtype=bool)
+        twice[order[1 : len(codes)][again]] = True
+        return twice
 
     def nbytes(self) -> int:
         """Return the bytes of the postings."""
@@ -147,7 +162,7 @@ class _SetColumn:
     def rows(self, value: Any) -> np.ndarray:
         """Return the rows whose set has ``value``, ascending."""
         start, end = self.elements.run("=", value)
-        return np.unique(self.owners[start:end])
+        return self.owners[start:end]
 
 
 class Filter:

@@ -112,6 +112,7 @@ class PartitionIndex(WalkedIndex):
 
     def __init__(self, buckets: Buckets, *, columns: Sequence[str], **common: Any) -> None:
         self._buckets, self.columns = buckets, tuple(columns)
+        self._far = np.einsum("cd,cd->c", buckets.centers, buckets.centers)
         super().__init__(**common)
 
     @classmethod
@@ -199,8 +200,7 @@ class PartitionIndex(WalkedIndex):
 
     def _walk(self, point: np.ndarray, k: int, ef: int, ready: Ready) -> np.ndarray:
         buckets = self._buckets
-        far = np.einsum("cd,cd->c", buckets.centers, buckets.centers)
-        near = np.argsort(far - 2 * (buckets.centers @ point), kind="stable")
+        near = np.argsort(self._far - 2 * (buckets.centers @ point), kind="stable")
         rows = np.empty(k + _SPARE, dtype=np.int32)
         count, _ = scan_partitions(
             self._points, point, near, buckets.order, buckets.ends, buckets.splits, *ready.route,
