@@ -23,8 +23,8 @@ ARXIV = "2507.21989"
 
 #: Methods of any filter that choose nothing: what a user could pick for everything.
 _SINGLE = (
-    "numpy exact", "exact plan", "graph plan", "two-hop plan", "ACORN", "ACORN-1", "CAPS",
-    "faiss HNSW", "faiss HNSW, then filter", "faiss IVF",
+    "numpy exact", "exact plan", "codes plan", "lists plan", "graph plan", "two-hop plan",
+    "ACORN", "ACORN-1", "CAPS", "faiss HNSW", "faiss HNSW, then filter", "faiss IVF",
 )  # fmt: skip
 #: Groups of methods: those for labels, those for ranges, and those for every filter.
 _GROUPS = {
@@ -34,7 +34,7 @@ _GROUPS = {
 }
 _GROUPED = [name for names in _GROUPS.values() for name in names]
 _PLANNERS = ("planner", "planner, tuned")
-_PLANS = ("exact plan", "graph plan", "two-hop plan")
+_PLANS = ("exact plan", "codes plan", "lists plan", "graph plan", "two-hop plan")
 _TARGET = 0.95
 
 
