@@ -20,8 +20,8 @@ def _build_planned(data: FilteredData) -> BuiltIndex:
     from embedworks.index.filtered.planned import FilteredIndex
 
     index = FilteredIndex.build(data.vectors, data.table, ordered=data.ordered)
-    parts = ("vectors", "ordered copies", "lists", "codes", "graph")
-    return BuiltIndex(index, sum(index.memory()[part] for part in parts))
+    without = sum(index.table.memory().values())
+    return BuiltIndex(index, sum(index.memory().values()) - without)
 
 
 def _ask_planned(plan: str, built: BuiltIndex, data: FilteredData) -> Answer:
@@ -61,8 +61,8 @@ METHODS: tuple[FilteredMethod, ...] = (
     _planned("planner", "auto", "FilteredIndex as it comes: aims at recall 0.95", (0.95,)),
     _planned("planner, tuned", "auto", "FilteredIndex, aiming at several recalls", _TARGETS),
     _planned("exact plan", "exact", "FilteredIndex: score every row that passes", (0.95,)),
-    _planned("codes plan", "codes", "FilteredIndex: score the int8 codes of rows", (0.95,)),
-    _planned("lists plan", "lists", "FilteredIndex: inverted lists, nearest first", _TARGETS),
+    _planned("codes plan", "codes", "FilteredIndex: int8 codes of passing rows first", (0.95,)),
+    _planned("lists plan", "lists", "FilteredIndex: nearest inverted lists", _TARGETS),
     _planned("graph plan", "graph", "FilteredIndex: graph walk that keeps passing rows", _TARGETS),
     _planned("two-hop plan", "two-hop", "FilteredIndex: graph walk over passing rows", _TARGETS),
 )

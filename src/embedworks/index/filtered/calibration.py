@@ -10,6 +10,7 @@ import numpy as np
 
 from embedworks._core.validation import normalize_rows
 from embedworks.index.exact import ExactIndex
+from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Calibration, WalkPoint
 
 __all__ = ["measure", "queries_near"]
@@ -53,6 +54,7 @@ def measure(
     scans: Sequence[Callable[[np.ndarray, np.ndarray], Any]],
     answer: Answer,
     *,
+    lists: InvertedLists | None,
     unit: bool,
     queries: np.ndarray | None = None,
     seed: int = 0,
@@ -60,7 +62,8 @@ def measure(
     """Time scans and walks, and count what the walks find.
 
     Walks are measured under filters that have nothing to do with the vectors, and their recall
-    also under filters that point away from the query.
+    also under filters that point away from the query: rows on the far side of a direction, and
+    whole clusters among those that are not near.
 
     Args:
         exact: The index's vectors; gives the truth.
@@ -68,6 +71,7 @@ def measure(
         plans: Walks that the index has: of ``"lists"``, ``"graph"``, ``"two-hop"``.
         scans: ``scan(query, rows)`` scores rows: exactly, and by their codes where there are any.
         answer: Carries out a walk.
+        lists: Clusters of the rows.
         unit: Whether queries have unit length.
         queries: Real queries (Q, D), prepared; without them some are made near stored rows.
         seed: Of queries and filters.
@@ -95,32 +99,62 @@ def measure(
         for share in _SHARES:
             if share * total < _LEAST and share < 1:
                 break
-            world = _filters(exact, alive, queries, share, rng)
+            world = _filters(exact, alive, lists, queries, share, rng)
             for plan in plans if share < 1 else tuple(p for p in plans if p != "two-hop"):
                 points += _walks(plan, share, world, answer)
     return Calibration(base, per_row, per_row / 2, per_code, tuple(points))
 
 
+_Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true rows
+
+
 def _filters(
     exact: ExactIndex,
     alive: np.ndarray,
+    lists: InvertedLists | None,
     queries: np.ndarray,
     share: float,
     rng: np.random.Generator,
-) -> list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Return per kind of filter: (query, mask, true rows) of each query."""
+) -> list[list[_Case]]:
+    """Return cases by kind of filter, those that have nothing to do with the vectors first."""
     random = (rng.random(len(exact)) < share).astype(np.uint8) & alive
     truth = exact.search(queries, _K, mask=random.view(bool))[0]
     kinds = [[(q, random, t) for q, t in zip(queries, truth, strict=True)]]
     if share < 1:
-        away = []
-        for query in queries[:_AWAY_QUERIES]:
-            score = exact.vectors @ query
-            score += (score.std() * rng.normal(size=len(score))).astype(np.float32)
-            mask = (score <= np.quantile(score, share)).astype(np.uint8) & alive
-            away.append((query, mask, exact.search(query[None], _K, mask=mask.view(bool))[0][0]))
-        kinds.append(away)
+        some = queries[:_AWAY_QUERIES]
+        masks = [[_far_side(exact.vectors, query, share, rng) for query in some]]
+        if lists is not None and len(lists.order) == len(exact):
+            masks.append([_far_clusters(lists, query, share, rng) for query in some])
+        for kind in masks:
+            cases = []
+            for query, mask in zip(some, kind, strict=True):
+                mask &= alive
+                found = exact.search(query[None], _K, mask=mask.view(bool))[0][0]
+                cases.append((query, mask, found))
+            kinds.append(cases)
     return kinds
+
+
+def _far_side(
+    vectors: np.ndarray, query: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    score = vectors @ query
+    score += (score.std() * rng.normal(size=len(score))).astype(np.float32)
+    return (score <= np.quantile(score, share)).astype(np.uint8)
+
+
+def _far_clusters(
+    lists: InvertedLists, query: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    order = np.argsort(lists.centroids @ query)  # farthest first
+    far = order[: max(1, round(0.9 * len(order)))]
+    mask = np.zeros(len(lists.order), dtype=np.uint8)
+    wanted = share * len(mask)
+    for chosen in rng.permutation(far).tolist():
+        if np.count_nonzero(mask) >= wanted:
+            break
+        mask[lists.order[lists.starts[chosen] : lists.starts[chosen + 1]]] = 1
+    return mask
 
 
 def _walks(plan: str, share: float, world: Any, answer: Answer) -> list[WalkPoint]:
@@ -138,8 +172,9 @@ def _walks(plan: str, share: float, world: Any, answer: Answer) -> list[WalkPoin
                 wanted += len(truth)
             recalls.append(hits / max(1, wanted))
         microseconds = float(np.median(times))
-        points.append(WalkPoint(plan, share, width, recalls[0], microseconds, recalls[-1]))
-        if min(recalls) >= _GOOD or (recalls[0] >= _GOOD and recalls[-1] < _HOPELESS):
+        away = min(recalls)
+        points.append(WalkPoint(plan, share, width, recalls[0], microseconds, away))
+        if away >= _GOOD or (recalls[0] >= _GOOD and away < _HOPELESS):
             break
     return points
 

@@ -20,7 +20,7 @@ WALKS = ("lists", "graph", "two-hop")
 _LEARNING_RATE = 0.1
 _STEPS = 8  # choices are kept for numbers of matching rows that differ by a ninth or less
 _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
-_SHORTFALL = 0.5  # a walk must have missed half of what is allowed: other queries are harder
+_SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
 
@@ -141,7 +141,7 @@ class Planner:
     Args:
         calibration: What plans cost.
         target_recall: Recall@10 to aim for; a walk is used when it missed, on the queries it was
-            measured with, at most half of what this allows.
+            measured with, at most a fifth of what this allows.
         learn: Whether observed times correct the predictions.
 
     Example:

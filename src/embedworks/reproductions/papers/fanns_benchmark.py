@@ -76,8 +76,13 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
     worst = {name: report.worst_share(name) for name in names}
     name = max(names, key=lambda one: worst[one])
     reached = [cell.fastest(name, _TARGET) is not None for cell in report.cells]
+    recalls = [
+        max((point.recall for point in cell.points if point.method == name), default=0.0)
+        for cell in report.cells
+    ]
     found = {
         "worst share": worst[name],
+        "worst recall": min(recalls),
         "cells at the recall": float(np.mean(reached)),
         "best in": report.wins(name) / len(report.cells),
     }
@@ -201,6 +206,10 @@ ENTRIES = (
         ),
         secondary=(
             _half("planner, tuned"),
+            Comparison(
+                "planner: the recall in every cell", "cells at the recall", {"planner": 1.0},
+                "equal", null=1.0, margin=0.001,
+            ),
             *(Comparison.between("planner", name, "worst share")
               for name in _SINGLE if name not in _PLANS),
         ),

@@ -1,0 +1,275 @@
+"""How each plan of a filtered index is carried out; which one is the planner's business."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from embedworks.errors import InputError
+from embedworks.index.attributes import AttributeTable, Filter
+from embedworks.index.exact import ExactIndex
+from embedworks.index.filtered import _kernels as kernels
+from embedworks.index.filtered._lists import scan_lists
+from embedworks.index.filtered.graph import Graph, quantize
+from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.planner import Choice
+from embedworks.index.where import Condition
+
+__all__ = ["Plans", "Prepared"]
+
+_SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
+_SEEDS = 12
+_SAMPLE = 256
+_AWAY = -2.0  # standard errors by which rows that pass are farther from the query than others
+_NO_RANK = np.zeros(1, dtype=np.int32)
+
+_Heap = tuple[np.ndarray, np.ndarray]
+_Found = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A compiled filter with what was made of it; removed rows are taken out.
+
+    Attributes:
+        where: The filter as it was given.
+        filter: The same, ready to run; None for all rows.
+        alive: 1 for rows that are not removed, uint8 (M,).
+        removed: Whether some are.
+        built: How many rows there were when lists and graph were built.
+        matching: How many rows pass, maybe estimated; None before the planner asked.
+        some: Which rows of the index's sample pass; None before somebody asked.
+    """
+
+    where: str | Condition | None
+    filter: Filter | None
+    alive: np.ndarray
+    removed: bool
+    built: int
+    matching: float | None = None
+    some: np.ndarray | None = None
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """1 for rows that pass, uint8 (M,)."""
+        if self.filter is None:
+            return self.alive
+        return self.filter.mask() & self.alive if self.removed else self.filter.mask()
+
+    @cached_property
+    def count(self) -> int:
+        """How many rows pass."""
+        if self.filter is None:
+            return int(np.count_nonzero(self.alive))
+        known = self.filter.cardinality()
+        return known.minimum if known.exact and not self.removed else len(self.rows)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The rows that pass, int32."""
+        if self.filter is None:
+            return np.flatnonzero(self.alive).astype(np.int32)
+        rows = self.filter.rows()
+        return rows[self.alive[rows].view(bool)] if self.removed else rows
+
+    @cached_property
+    def run(self) -> tuple[str, int, int] | None:
+        """``(column, start, end)`` when the filter is one run of a column's order."""
+        return None if self.filter is None else self.filter.run
+
+    @cached_property
+    def early(self) -> np.ndarray:
+        """The rows that pass and were there when lists and graph were built."""
+        return self.rows if self.built == len(self.alive) else self.rows[self.rows < self.built]
+
+    @cached_property
+    def late(self) -> np.ndarray:
+        """The rows that pass and came after lists and graph were built."""
+        rows = np.arange(self.built, len(self.alive), dtype=np.int32)
+        rows = rows[self.alive[rows].view(bool)]
+        return rows if self.filter is None else rows[self.filter.test(rows).view(bool)]
+
+
+class Plans:
+    """The vectors with everything built over them, and one method for each way to search them.
+
+    Args:
+        vectors: float32 (M, D), of unit length under cosine.
+        table: Attributes of the rows.
+        graph: Graph over the first rows, or None.
+        lists: Inverted lists over the same rows, or None.
+        ordered: Columns by which a second copy of the vectors is kept.
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        table: AttributeTable,
+        graph: Graph | None,
+        lists: InvertedLists | None,
+        ordered: Sequence[str],
+    ) -> None:
+        self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
+        self.built = 0 if lists is None else len(lists.order)
+        self.codes, self.scales = quantize(vectors[: self.built])
+        self.exact = ExactIndex(vectors, similarity="dot")
+        self.copies = {name: vectors[self.order(name)] for name in ordered}
+        has = (("lists", lists), ("graph", graph), ("two-hop", graph))
+        self.walks = tuple(name for name, part in has if part is not None)
+        self.probes = np.random.default_rng(0).permutation(self.built)[:1024]
+        self._some = self.probes[:_SAMPLE].astype(np.int32)
+        self._some_codes, self._some_scales = self.codes[self._some], self.scales[self._some]
+        self._local = threading.local()
+
+    def nbytes(self) -> dict[str, int]:
+        """Return the bytes held, by part."""
+        return {
+            "vectors": self.vectors.nbytes,
+            "ordered copies": sum(copy.nbytes for copy in self.copies.values()),
+            "lists": 0 if self.lists is None else self.lists.nbytes(),
+            "codes": self.codes.nbytes + self.scales.nbytes,
+            "graph": 0 if self.graph is None else self.graph.nbytes(),
+        }
+
+    def order(self, name: str) -> np.ndarray:
+        """Return the rows in the order of a column of single values.
+
+        Raises:
+            InputError: When the column holds sets.
+        """
+        order = getattr(self.table.column(name), "order", None)
+        if order is None:
+            raise InputError(f"Column {name!r} holds sets: it has no order to copy vectors by.")
+        return np.asarray(order)
+
+    def points_away(self, query: np.ndarray, ready: Prepared) -> bool:
+        """Say whether rows that pass are farther from the query than others, by a sample."""
+        if ready.filter is None:
+            return False
+        if ready.some is None:
+            ready.some = ready.filter.test(self._some)
+        lean = kernels.leaning(self._some_codes, self._some_scales, query, ready.some)
+        return bool(lean < _AWAY)
+
+    def scan(
+        self, query: np.ndarray, margin: float, k: int, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score the given rows."""
+        wanted = min(k, len(rows))
+        best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
+        _, sure = kernels.best_of_rows(self.vectors, query, rows, _SPARE, margin, *best)
+        return best if sure else self._slow(query, k, rows)
+
+    def scan_run(
+        self, query: np.ndarray, margin: float, k: int, ready: Prepared
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        assert ready.run is not None
+        name, start, end = ready.run
+        heap = _heap(min(k + _SPARE, end - start))
+        order = self.order(name)
+        count = kernels.scan_run(self.copies[name], query, order, ready.alive, start, end, *heap)
+        return self.finish(query, margin, count, heap, k, end - start)
+
+    def finish(
+        self,
+        query: np.ndarray,
+        margin: float,
+        count: int,
+        heap: _Heap,
+        k: int,
+        seen: int,
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Score and order a heap; None when rounding may have cost a row its place."""
+        wanted = min(k, count)
+        best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
+        sure = kernels.finish(self.vectors, query, count, wanted, margin, *heap, *best)
+        return best if sure or seen <= len(heap[0]) else None
+
+    def _slow(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mask = np.zeros(len(self.vectors), dtype=bool)
+        mask[rows] = True
+        ids, scores = self.exact.search(query[None], k, mask=mask)
+        return ids[0], scores[0]
+
+    def walk(
+        self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Search lists or graph and scan what was added after them; None when it gave up."""
+        if choice.plan == "codes":
+            found: tuple[int, _Heap] | None = self.by_codes(query, k, ready.early)
+        elif choice.plan == "lists":
+            found = self._in_lists(query, k, ready, choice)
+        else:
+            found = self._in_graph(query, k, ready, choice)
+        if found is None:
+            return None
+        count, heap = found
+        if self.built < len(self.vectors) and len(ready.late):
+            tail = _heap(min(k + _SPARE, len(ready.late)))
+            more = kernels.scan_rows(self.vectors, query, ready.late, *tail)
+            heap = (
+                np.concatenate([heap[0][:count], tail[0][:more]]),
+                np.concatenate([heap[1][:count], tail[1][:more]]),
+            )
+            count += more
+        return self.finish(query, 0.0, count, heap, k, 0)
+
+    def by_codes(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[int, _Heap]:
+        """Scan the int8 codes of some rows."""
+        heap = _heap(min(2 * k + _SPARE, len(rows)))
+        return kernels.scan_codes(self.codes, self.scales, query, rows, *heap), heap
+
+    def _in_lists(
+        self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[int, _Heap]:
+        """Scan lists until ``choice.ef`` rows that pass were scored."""
+        lists = self.lists
+        assert lists is not None
+        mask, rank, low, high = ready.alive, _NO_RANK, 0, -1
+        if ready.run is not None and "mask" not in ready.__dict__:
+            name, low, high = ready.run  # no mask of all rows is made for it
+            rank = self.table.rank(name)
+        else:
+            mask = ready.mask
+        share = max(1, ready.matching or ready.count) / len(self.vectors)
+        heap = _heap(2 * k + _SPARE)
+        count, _ = scan_lists(
+            lists.centroids, query, lists.starts, lists.order, lists.codes, lists.scales,
+            mask, rank, low, high, max(choice.ef, len(heap[0])), share, *heap,
+        )  # fmt: skip
+        return count, heap
+
+    def _in_graph(
+        self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[int, _Heap] | None:
+        """Walk the graph; None when the walk takes longer than a scan or finds too little."""
+        graph = self.graph
+        assert graph is not None
+        mask, built = ready.mask, len(graph.links)
+        passing = ready.count if built == len(mask) else int(np.count_nonzero(mask[:built]))
+        heap = _heap(max(choice.ef, k))
+        limit = max(4 * len(heap[0]) * graph.links.shape[1], passing + passing // 2)
+        seeds = self.probes[mask[self.probes] == 1][:_SEEDS].astype(np.int32)
+        code = quantize(query[None])[0][0]
+        stamps, stamp = self._stamps(built)
+        count, _ = kernels.walk(
+            self.codes, self.scales, code, graph.links, graph.upper_place, graph.upper_links,
+            graph.entry, mask, seeds, int(choice.plan == "two-hop"), limit, stamps, stamp, *heap,
+        )  # fmt: skip
+        return None if count < min(k, passing) else (count, heap)
+
+    def _stamps(self, size: int) -> tuple[np.ndarray, int]:
+        """Return this thread's work space and a value not used in it."""
+        local = self._local
+        if getattr(local, "stamps", None) is None or local.stamp >= 2**31 - 2:
+            local.stamps, local.stamp = np.zeros(size, dtype=np.int32), 0
+        local.stamp += 1
+        return local.stamps, local.stamp
+
+
+def _heap(size: int) -> _Heap:
+    return np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32)
