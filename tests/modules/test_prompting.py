@@ -287,3 +287,32 @@ def test_gradients_reach_the_model(make):
     features = model[0].preprocess(TEXTS)
     model[0](features)["sentence_embedding"].square().sum().backward()
     assert model[0].body.embed_tokens.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["prompteol", "metaeol", "contrastive"])
+def test_it_trains_in_sentence_transformers_trainer(name, make, tmp_path):
+    import datasets
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+
+    from embedworks.losses import ContrastiveLoss
+
+    model = make(name)
+    before = model.encode(TEXTS)
+    rows = datasets.Dataset.from_dict({"anchor": TEXTS, "positive": TEXTS[::-1]})
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[], use_cpu=True,
+        learning_rate=1e-2, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    # Packs are cut to their longest text and put together from both columns.
+    model[0].tokenizer.padding_side = "right"
+    loss = ContrastiveLoss(model, mini_batch_size=3)
+    columns = [model.preprocess(TEXTS), model.preprocess(TEXTS[::-1])]
+    whole = ContrastiveLoss(model)(columns, None).item()
+    assert loss(columns, None).item() == pytest.approx(whole, abs=1e-4)
+    trainer = SentenceTransformerTrainer(model, arguments, rows, loss=loss)
+    trainer.train()
+    model.eval()
+    assert np.abs(model.encode(TEXTS) - before).max() > 1e-3
