@@ -284,6 +284,7 @@ def test_a_bidirectional_language_model_may_be_prompted(tokenizer, tmp_path):
 
 def test_gradients_reach_the_model(make):
     model = make("prompteol")
+    assert all(name.startswith("model.") for name in model[0].state_dict())
     features = model[0].preprocess(TEXTS)
     model[0](features)["sentence_embedding"].square().sum().backward()
     assert model[0].body.embed_tokens.weight.grad.abs().sum() > 0

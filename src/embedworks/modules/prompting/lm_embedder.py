@@ -94,7 +94,7 @@ class LMEmbedder(Transformer):
                 "from left to right and says what comes next."
             ) from error
         self._check_causal(model_name_or_path)
-        self._layers = layer_stack(self.body).layers
+        count = len(self._layers)
         if isinstance(template, str):
             template = PROMPT_TEMPLATES[template]
         elif isinstance(template, Mapping):
@@ -106,7 +106,6 @@ class LMEmbedder(Transformer):
             raise InputError(
                 f"the pooling {self.pooling!r} has weights to train: take one without."
             )
-        count = len(self._layers)
         check_in_range(layer, name="layer", low=-count - 1, high=count)
         self.layer = layer
         self._set_steering(prepend_layers, steer_layer, steer_strength)
@@ -157,6 +156,11 @@ class LMEmbedder(Transformer):
     def body(self) -> Any:
         """The transformers model without its output layer."""
         return self.model.base_model
+
+    @property
+    def _layers(self) -> Any:
+        # Looked up, not kept: as an attribute they would be parameters twice.
+        return layer_stack(self.body).layers
 
     @property
     def head(self) -> Any:
