@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import embedworks as ew
-from embedworks.errors import DataWarning, EmptyInputError, InputError, UnknownNameError
+from embedworks.errors import (
+    DataWarning,
+    EmptyInputError,
+    FormatError,
+    InputError,
+    NotFoundError,
+    OfflineError,
+    UnknownNameError,
+)
 from embedworks.models import (
     new_language_model,
     new_model,
@@ -221,7 +229,7 @@ def test_next_tokens_are_the_language_models_own(make, lms):
     assert set(own.indices) <= allowed
 
 
-def test_what_does_not_fit_is_refused(make, lms, tokenizer, tmp_path):
+def test_what_does_not_fit_is_refused(make, lms, tokenizer, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"has no \{text\}"):
         PromptTemplate(("In one word:",))
     with pytest.raises(InputError, match="slot {txt}.*text"):
@@ -253,6 +261,14 @@ def test_what_does_not_fit_is_refused(make, lms, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "bert")
     with pytest.raises(InputError, match="reads both ways"):
         prompted_model(tmp_path / "bert")
+    with pytest.raises(NotFoundError, match="no model folder"):
+        prompted_model(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FormatError, match="half written"):
+        prompted_model(tmp_path / "empty")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OfflineError, match="Give a local folder"):
+        prompted_model("no-one/no-model")
     with pytest.raises(InputError, match="without a prompted language model"):
         next_token_vectors(new_model("gpt2", tokenizer, dim=16, layers=1, heads=2), ["a"])
     with pytest.raises(InputError, match="one prompt's last state"):
