@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import embedworks as ew
-from embedworks.errors import DataWarning, EmptyInputError, InputError, UnknownNameError
+from embedworks.errors import (
+    DataWarning,
+    EmptyInputError,
+    FormatError,
+    InputError,
+    NotFoundError,
+    OfflineError,
+    UnknownNameError,
+)
 from embedworks.models import (
     new_language_model,
     new_model,
@@ -221,7 +229,7 @@ def test_next_tokens_are_the_language_models_own(make, lms):
     assert set(own.indices) <= allowed
 
 
-def test_what_does_not_fit_is_refused(make, lms, tokenizer, tmp_path):
+def test_what_does_not_fit_is_refused(make, lms, tokenizer, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"has no \{text\}"):
         PromptTemplate(("In one word:",))
     with pytest.raises(InputError, match="slot {txt}.*text"):
@@ -253,6 +261,14 @@ def test_what_does_not_fit_is_refused(make, lms, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "bert")
     with pytest.raises(InputError, match="reads both ways"):
         prompted_model(tmp_path / "bert")
+    with pytest.raises(NotFoundError, match="no model folder"):
+        prompted_model(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FormatError, match="half written"):
+        prompted_model(tmp_path / "empty")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OfflineError, match="Give a local folder"):
+        prompted_model("no-one/no-model")
     with pytest.raises(InputError, match="without a prompted language model"):
         next_token_vectors(new_model("gpt2", tokenizer, dim=16, layers=1, heads=2), ["a"])
     with pytest.raises(InputError, match="one prompt's last state"):
@@ -284,6 +300,36 @@ def test_a_bidirectional_language_model_may_be_prompted(tokenizer, tmp_path):
 
 def test_gradients_reach_the_model(make):
     model = make("prompteol")
+    assert all(name.startswith("model.") for name in model[0].state_dict())
     features = model[0].preprocess(TEXTS)
     model[0](features)["sentence_embedding"].square().sum().backward()
     assert model[0].body.embed_tokens.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["prompteol", "metaeol", "contrastive"])
+def test_it_trains_in_sentence_transformers_trainer(name, make, tmp_path):
+    import datasets
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+
+    from embedworks.losses import ContrastiveLoss
+
+    model = make(name)
+    before = model.encode(TEXTS)
+    rows = datasets.Dataset.from_dict({"anchor": TEXTS, "positive": TEXTS[::-1]})
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[], use_cpu=True,
+        learning_rate=1e-2, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    # Packs are cut to their longest text and put together from both columns.
+    model[0].tokenizer.padding_side = "right"
+    loss = ContrastiveLoss(model, mini_batch_size=3)
+    columns = [model.preprocess(TEXTS), model.preprocess(TEXTS[::-1])]
+    whole = ContrastiveLoss(model)(columns, None).item()
+    assert loss(columns, None).item() == pytest.approx(whole, abs=1e-4)
+    trainer = SentenceTransformerTrainer(model, arguments, rows, loss=loss)
+    trainer.train()
+    model.eval()
+    assert np.abs(model.encode(TEXTS) - before).max() > 1e-3

@@ -13,7 +13,13 @@ from embedworks._core.bars import no_bars
 from embedworks._core.extras import require_extra
 from embedworks._core.progress import progress
 from embedworks._core.validation import check_k, check_texts
-from embedworks.errors import InputError
+from embedworks.errors import (
+    EmbedworksError,
+    FormatError,
+    InputError,
+    NotFoundError,
+    OfflineError,
+)
 from embedworks.models.vocabulary import usable_tokens
 
 __all__ = ["next_token_vectors", "prompted_model"]
@@ -44,6 +50,9 @@ def prompted_model(
     Raises:
         InputError: When a model in memory comes without its tokenizer, or does not fit.
         UnknownNameError: When there is no such template.
+        NotFoundError: When a path was given and there is nothing.
+        OfflineError: When a hub name was given and the model cannot be had.
+        FormatError: When a folder holds no model of transformers.
     """
     library = require_extra("sentence_transformers", extra="train", purpose="prompt a model")
     from sentence_transformers.sentence_transformer.modules import Normalize
@@ -52,8 +61,7 @@ def prompted_model(
 
     options = {**options, "template": template, "max_seq_length": max_tokens}
     if isinstance(model, (str, Path)):
-        with no_bars():
-            first = LMEmbedder(str(model), **options)
+        first = _from_name(LMEmbedder, model, options)
     elif tokenizer is None:
         raise InputError("a model in memory needs its tokenizer: prompted_model(lm, tokenizer).")
     else:
@@ -67,6 +75,30 @@ def prompted_model(
     made = library.SentenceTransformer(modules=modules, device=device or "cpu")
     made.eval()
     return made
+
+
+def _from_name(kind: Any, model: str | Path, options: dict[str, Any]) -> Any:
+    """Make the module of a folder or a hub name; say which of both failed."""
+    folder = Path(model).expanduser()
+    is_path = isinstance(model, Path) or str(model).startswith((".", "~")) or folder.is_absolute()
+    if is_path and not folder.is_dir():
+        raise NotFoundError(f"There is no model folder {folder}.")
+    try:
+        with no_bars():
+            return kind(str(folder) if folder.is_dir() else str(model), **options)
+    except (OSError, ValueError) as error:
+        if isinstance(error, EmbedworksError):
+            raise
+        short = str(error).strip().split("\n")[0][:200]
+        if folder.is_dir():
+            raise FormatError(
+                f"{folder} could not be read as a language model of transformers ({short}). Is a "
+                "file missing or half written?"
+            ) from error
+        raise OfflineError(
+            f"The language model {str(model)!r} is neither a folder here nor in the local cache, "
+            f"and no hub gave it ({short}). Give a local folder."
+        ) from error
 
 
 def next_token_vectors(

@@ -94,7 +94,7 @@ class LMEmbedder(Transformer):
                 "from left to right and says what comes next."
             ) from error
         self._check_causal(model_name_or_path)
-        self._layers = layer_stack(self.body).layers
+        count = len(self._layers)
         if isinstance(template, str):
             template = PROMPT_TEMPLATES[template]
         elif isinstance(template, Mapping):
@@ -106,7 +106,6 @@ class LMEmbedder(Transformer):
             raise InputError(
                 f"the pooling {self.pooling!r} has weights to train: take one without."
             )
-        count = len(self._layers)
         check_in_range(layer, name="layer", low=-count - 1, high=count)
         self.layer = layer
         self._set_steering(prepend_layers, steer_layer, steer_strength)
@@ -159,6 +158,11 @@ class LMEmbedder(Transformer):
         return self.model.base_model
 
     @property
+    def _layers(self) -> Any:
+        # Looked up, not kept: as an attribute they would be parameters twice.
+        return layer_stack(self.body).layers
+
+    @property
     def head(self) -> Any:
         """The output layer, from states to scores of tokens.
 
@@ -189,8 +193,9 @@ class LMEmbedder(Transformer):
     def preprocess(self, inputs: Any, prompt: str | None = None, **_: Any) -> dict[str, Any]:
         """Return features: tokens of every text in every prompt.
 
-        Tensors are (B, T), or (B, P, T) for P > 1 prompts; ``pooling_mask`` is 1 for tokens of
-        the vector, ``prepend_mask`` at the place to be overwritten.
+        Tensors are (B, T); for P > 1 prompts (B, P T), one prompt after another, each T =
+        ``prompt_width`` wide. ``pooling_mask`` is 1 for tokens of the vector, ``prepend_mask`` at
+        the place to be overwritten.
 
         Args:
             inputs: Texts.
@@ -210,10 +215,13 @@ class LMEmbedder(Transformer):
             items = [as_sentence(text) for text in items]
         by_prompt = [self._tokenizer_of(p)(items) for p in self.template.prompts]
         self._count_cut(by_prompt, len(items))
-        features = self._padded([row for rows in zip(*by_prompt, strict=True) for row in rows])
+        features: dict[str, Any] = self._padded(
+            [row for rows in zip(*by_prompt, strict=True) for row in rows]
+        )
         if len(by_prompt) > 1:
-            shape = (len(items), len(by_prompt), -1)
-            features = {name: value.reshape(shape) for name, value in features.items()}
+            width = features["input_ids"].shape[1]
+            features = {name: value.reshape(len(items), -1) for name, value in features.items()}
+            features["prompt_width"] = width
         if self.template.auxiliary and self.steer_strength:
             aside = self._padded(self._tokenizer_of(self.template.auxiliary)(items))
             features |= {"steer_ids": aside["input_ids"], "steer_mask": aside["attention_mask"]}
@@ -258,24 +266,27 @@ class LMEmbedder(Transformer):
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Write ``sentence_embedding`` (B, D), for one prompt ``token_embeddings`` as well."""
-        shape = features["input_ids"].shape
+        count = len(self.template.prompts)
         flat = {
-            name: features[name].reshape(-1, shape[-1])
+            name: features[name]
             for name in ("input_ids", "attention_mask", "pooling_mask", "prepend_mask")
             if name in features
         }
+        if count > 1:
+            width = int(features["prompt_width"])
+            flat = {name: _by_prompt(value, count, width) for name, value in flat.items()}
         real, pooled = flat["attention_mask"].bool(), flat["pooling_mask"].bool()
         away = None
         if "steer_ids" in features:
             away = self._before(features["steer_ids"], features["steer_mask"].bool())
-            away = away.repeat_interleave(len(real) // len(away), dim=0)
+            away = away.repeat_interleave(count, dim=0)
         changes = self._changes(real, flat.get("prepend_mask"), away)
         with changed_inputs(self._layers, changes):
             states = self._read(flat["input_ids"], real, self.layer)
         made = {"token_embeddings": states, "attention_mask": real, "pooling_mask": pooled}
         vectors: Tensor = self._pool(made)["sentence_embedding"]
-        if len(shape) == 3:
-            vectors = vectors.reshape(shape[0], shape[1], -1).mean(dim=1)
+        if count > 1:
+            vectors = vectors.reshape(-1, count, vectors.shape[1]).mean(dim=1)
         else:
             features["token_embeddings"] = states
         features["sentence_embedding"] = vectors
@@ -334,3 +345,9 @@ class LMEmbedder(Transformer):
         """Return what a folder keeps; the template as a whole, so that names may change."""
         found: dict[str, Any] = super().get_config_dict()
         return {**found, "template": self.template.to_dict()}
+
+
+def _by_prompt(rows: Tensor, count: int, width: int) -> Tensor:
+    """Return rows (B, P T) as (B P, T); padding at the end that was cut off comes back."""
+    missing = count * width - rows.shape[1]
+    return torch.nn.functional.pad(rows, (0, missing)).reshape(-1, width)
