@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +81,15 @@ def minilm(path: Path, texts: list[str]) -> np.ndarray:
     return vectors.astype(np.float32)
 
 
+def rounded(value: Any) -> Any:
+    """Keep five digits of every number: more would be noise."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
 def main() -> None:
     """Measure, and write a record and two plots below ``results/``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -135,7 +145,7 @@ def main() -> None:
             flush=True,
         )
         record = {**about, "peak_memory_mb": peak_memory_mb(), **report.to_dict()}
-        write_result(name, record, path)
+        write_result(name, rounded(record), path)
         path.with_name(f"{path.stem}-speeds.svg").write_text(render_filtered_speeds(report))
         path.with_name(f"{path.stem}-curves.svg").write_text(render_filtered_curves(report))
 
