@@ -229,13 +229,14 @@ class Plans:
         """Scan lists until ``choice.ef`` rows that pass were scored."""
         lists = self.lists
         assert lists is not None
+        share = max(1, ready.matching or ready.count) / len(self.vectors)
         mask, rank, low, high = ready.alive, _NO_RANK, 0, -1
-        if ready.run is not None and "mask" not in ready.__dict__:
-            name, low, high = ready.run  # no mask of all rows is made for it
+        visited = choice.ef / share  # with few, looking up each is cheaper than a mask of all
+        if ready.run is not None and "mask" not in ready.__dict__ and 8 * visited < self.built:
+            name, low, high = ready.run
             rank = self.table.rank(name)
         else:
             mask = ready.mask
-        share = max(1, ready.matching or ready.count) / len(self.vectors)
         heap = _heap(2 * k + _SPARE)
         count, _ = scan_lists(
             lists.centroids, query, lists.starts, lists.order, lists.codes, lists.scales,

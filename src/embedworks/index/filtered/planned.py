@@ -37,6 +37,8 @@ PLANS = ("auto", "exact", "codes", "lists", "graph", "two-hop")
 _KIND = "filtered"
 _KEPT_FILTERS = 32
 _BATCH = 8  # queries under one filter from which an exact plan is a matrix product
+_FEW = 64  # rows that are scanned without asking the planner
+_EXACT, _EMPTY = Choice("exact", 0.0), Choice("empty", 0.0)
 _LISTS_WIDTH = 800  # passing rows scored when nothing was measured
 
 
@@ -411,8 +413,8 @@ class FilteredIndex:
         self, ready: Prepared, k: int, plan: str, query: np.ndarray | None = None
     ) -> Choice:
         matching = self._matching(ready)
-        if matching <= k or plan == "exact":
-            return Choice("exact", 0.0) if matching > 0 else Choice("empty", 0.0)
+        if matching <= max(k, _FEW) or plan == "exact":
+            return _EXACT if matching > 0 else _EMPTY
         rows, codes = len(self.vectors), bool(self._plans.walks)
         if plan == "auto" or not codes:
             run = self._run(ready) is not None
