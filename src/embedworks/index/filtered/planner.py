@@ -251,9 +251,9 @@ class Planner:
                     best[point.selectivity] = point
         below = max((s for s in best if s <= share), default=None)
         above = min((s for s in best if s >= share), default=None)
-        if below is None:
+        if below is None or above is None:
             return None
-        low, high = best[below], best[above if above is not None else below]
+        low, high = best[below], best[above]
         part = 0.0
         if high.selectivity > low.selectivity:
             part = math.log(share / low.selectivity) / math.log(high.selectivity / low.selectivity)
