@@ -43,7 +43,7 @@ class PlainMaxSim:
         return {"tokens": self.tokens.nbytes, "offsets": self.offsets.nbytes}
 
 
-def contestants(tokens):
+def contestants(tokens, centroids):
     """Yield ``(name, seconds to build, index, search options)``; exact search is first."""
 
     def timed(name, build, *options):
@@ -59,18 +59,23 @@ def contestants(tokens):
     yield from timed("plain numpy float32", lambda: PlainMaxSim(tokens))
     middle = {"probes": 16, "candidates": 256}
     yield from timed(
-        "plaid 80 bytes",
-        lambda: PlaidIndex(tokens, bits=2, dims=320),
+        "plaid 77 bytes",
+        lambda: PlaidIndex(tokens, bits=1.6, centroids=centroids),
         {"probes": 4, "candidates": 64},
         {"probes": 8, "candidates": 128},
         middle,
         {"probes": 32, "candidates": 512},
     )
-    yield from timed("plaid 48 bytes", lambda: PlaidIndex(tokens, bits=1), middle)
-    yield from timed("plaid 192 bytes", lambda: PlaidIndex(tokens, bits=4), middle)
     halves = pool_documents(tokens, 2)
-    yield from timed("plaid 160 bytes of tokens pooled by 2",
-                     lambda: PlaidIndex(halves, bits=4, dims=320), middle)  # fmt: skip
+    for name, bits, kept in (
+        ("plaid 48 bytes", 1, tokens),
+        ("plaid 96 bytes", 2, tokens),
+        ("plaid 192 bytes", 4, tokens),
+        ("plaid 154 bytes of tokens pooled by 2", 3.2, halves),
+    ):
+        yield from timed(
+            name, lambda b=bits, t=kept: PlaidIndex(t, bits=b, centroids=centroids), middle
+        )
     for factor, pooled in ((2, halves), (4, pool_documents(tokens, 4))):
         yield from timed(
             f"exact float16 of tokens pooled by {factor}",
@@ -89,6 +94,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=4000)
+    parser.add_argument("--centroids", type=int, default=1024)
     parser.add_argument("--only", default="", help="contestants whose name has this, and exact")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -104,7 +110,7 @@ def main():
     matrix = frozen([row["text"] for row in asked])
     queries = [matrix.document(m).astype(np.float32) for m in range(len(matrix))]
     entries = [
-        entry for entry in contestants(tokens)
+        entry for entry in contestants(tokens, options.centroids)
         if options.only in entry[0] or entry[0] == "exact float32"
     ]  # fmt: skip
     times = {name: [] for name, *_ in entries}
@@ -143,6 +149,7 @@ def main():
         print(*(f"{value:>10}" for value in list(rows[-1].values())[1:]), name, flush=True)
     setup = {
         "documents": len(names), "tokens": len(tokens.tokens), "dim": tokens.dim,
+        "centroids": options.centroids,
         "queries": len(queries), "query_tokens": round(len(matrix.tokens) / len(queries), 1),
         "peak_memory_mb": peak_memory_mb(),
     }  # fmt: skip

@@ -57,8 +57,9 @@ class PlaidIndex:
 
     Args:
         documents: One array (T, D) per document, or a `TokenMatrix`.
-        bits: Bits per dimension of what the centroid leaves, on average: 1, 2, 4 or 8.
-        dims: Principal axes to keep, a multiple of 8 / bits; None keeps all D.
+        bits: Bits per dimension of what the centroid leaves, on average, above 0 and at most 8;
+            a code has ``dims * bits / 8`` bytes, rounded, and at least one.
+        dims: Principal axes to keep; None keeps all D, which finds more for the same bytes.
         centroids: Number of centroids; None takes `default_centroids`.
         similarity: ``"cosine"`` or ``"dot"``.
         iterations: Rounds of k-means.
@@ -85,7 +86,7 @@ class PlaidIndex:
         self,
         documents: Iterable[np.ndarray] | TokenMatrix,
         *,
-        bits: int = 2,
+        bits: float = 2,
         dims: int | None = None,
         centroids: int | None = None,
         similarity: str = "cosine",

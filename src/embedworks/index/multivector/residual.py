@@ -14,7 +14,6 @@ from embedworks._core.validation import check_in_range
 from embedworks.errors import InputError, ShapeError
 
 __all__ = [
-    "BITS",
     "MOST_CENTROIDS",
     "SCALE_UNIT",
     "ResidualCodec",
@@ -22,7 +21,6 @@ __all__ = [
     "share_bytes",
 ]
 
-BITS = (1, 2, 4, 8)
 MOST_CENTROIDS = 2**16  # a token's centroid is kept in two bytes
 SCALE_UNIT = 2.0**-14
 
@@ -170,7 +168,7 @@ class ResidualCodec:
         vectors: np.ndarray,
         *,
         centroids: int,
-        bits: int = 2,
+        bits: float = 2,
         dims: int | None = None,
         iterations: int = 6,
         seed: int = 0,
@@ -180,27 +178,25 @@ class ResidualCodec:
         Args:
             vectors: Float32 (N, D).
             centroids: Number of centroids C, at most N and 65,536.
-            bits: Bits per dimension of what the centroid leaves, on average: 1, 2, 4 or 8.
-            dims: Principal axes to keep, a multiple of 8 / bits; None keeps all D.
+            bits: Bits per dimension of what the centroid leaves, on average, above 0 and at most
+                8; a code has ``dims * bits / 8`` bytes, rounded, and at least one.
+            dims: Principal axes to keep; None keeps all D.
             iterations: Rounds of k-means.
             seed: Seed of k-means and of the sample that codewords are learned from.
 
         Raises:
             InputError: When an argument is out of range.
         """
-        if bits not in BITS:
-            raise InputError(f"bits must be one of {BITS}, got {bits!r}.")
+        check_in_range(bits, name="bits", low=0, high=8, open_low=True)
         check_in_range(centroids, name="centroids", low=1, high=min(len(vectors), MOST_CENTROIDS))
         kept = vectors.shape[1] if dims is None else dims
-        if kept % (8 // bits):
-            raise InputError(f"dims must be a multiple of {8 // bits} for {bits} bits, got {kept}.")
         axes = principal_axes(vectors, kept)
         turned = np.ascontiguousarray(vectors @ axes)
         found = _means(turned, centroids, iterations, seed)
         rows = np.random.default_rng(seed).permutation(len(turned))[:_SAMPLE]
         part = turned[np.sort(rows)]
         rest = part - found[_nearest(part, found)]
-        edges = share_bytes(rest.var(axis=0, dtype=np.float64), kept * bits // 8)
+        edges = share_bytes(rest.var(axis=0, dtype=np.float64), max(1, round(kept * bits / 8)))
         words = [
             _means(np.ascontiguousarray(rest[:, first:last]), _CODEWORDS, iterations, seed).T
             for first, last in pairwise(edges.tolist())
