@@ -118,6 +118,24 @@ def test_bytes_go_where_the_variance_is():
             share_bytes(np.ones(3), count)
 
 
+def test_axes_are_those_of_what_is_left():
+    rng = np.random.default_rng(8)
+    vectors = topical(rng, 400, dim=12, topics=6)
+    vectors = np.concatenate(vectors) * [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0.01, 0.01]
+    codec = ResidualCodec.fit(vectors.astype(np.float32), centroids=6, bits=4, dims=8)
+    np.testing.assert_allclose(codec.axes.T @ codec.axes, np.eye(8), atol=1e-5)
+    turned = vectors @ codec.axes
+    nearest = np.linalg.norm(turned[:, None] - codec.centroids, axis=2).argmin(axis=1)
+    rest = turned - codec.centroids[nearest]
+    moments = rest.T @ rest / len(rest)
+    assert np.abs(moments - np.diag(np.diag(moments))).max() < 1e-3 * moments[0, 0]
+    assert (np.diff(np.diag(moments)) <= 1e-6).all()
+    # What is kept is what the principal axes of the vectors keep.
+    kept = (turned**2).sum() / (vectors**2).sum()
+    best = ((vectors @ principal_axes(vectors, 8)) ** 2).sum() / (vectors**2).sum()
+    assert abs(kept - best) < 1e-5
+
+
 def test_codewords_lose_less_than_quantiles_of_each_axis():
     rng = np.random.default_rng(6)
     vectors = (rng.normal(size=(4000, 16)) * np.exp(-np.arange(16) / 6)).astype(np.float32)

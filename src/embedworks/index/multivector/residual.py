@@ -127,7 +127,8 @@ class ResidualCodec:
         codewords: Float32 (d, 256): what the axis is where its byte has a value.
 
     Paper: Santhanam et al. 2022 (ColBERTv2), arXiv 2112.01488, section 3.3. Differences: the
-    axes; codewords found by k-means for groups of axes (product quantization: Jegou et al. 2011,
+    axes (those of the vectors say what is kept, those of what the centroids leave how it is
+    turned); codewords found by k-means for groups of axes (product quantization: Jegou et al. 2011,
     IEEE TPAMI 33(1)) in place of quantiles of each, in groups that `share_bytes` chooses; a scale
     per token in place of unit length, which needs no arithmetic at search time.
     """
@@ -196,6 +197,9 @@ class ResidualCodec:
         rows = np.random.default_rng(seed).permutation(len(turned))[:_SAMPLE]
         part = turned[np.sort(rows)]
         rest = part - found[_nearest(part, found)]
+        # What is left varies along axes of its own; within the kept space they are free to choose.
+        own = principal_axes(rest, kept)
+        axes, found, rest = axes @ own, found @ own, rest @ own
         edges = share_bytes(rest.var(axis=0, dtype=np.float64), max(1, round(kept * bits / 8)))
         words = [
             _means(np.ascontiguousarray(rest[:, first:last]), _CODEWORDS, iterations, seed).T
