@@ -6,11 +6,13 @@ machine compiles. Hashes are int64 that wrap around.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from embedworks._core.kernels import compile_kernel
 
 __all__ = [
     "ADDED_START",
@@ -44,16 +46,7 @@ _f32s2 = types.float32[:, ::1]
 _table = types.Array(types.float32, 2, "C", readonly=True)
 
 
-def _compile(result: Any, *arguments: Any) -> Callable[[Callable], Any]:
-    def decorate(function: Callable) -> Any:
-        signature = result(*arguments)
-        options = {"nogil": True, "forceinline": True}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except RuntimeError:  # numba finds no writable place for its cache
-            return njit(signature, **options)(function)
-
-    return decorate
+_compile = partial(compile_kernel, forceinline=True)
 
 
 @_compile(_i64, _i64)

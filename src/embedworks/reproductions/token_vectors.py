@@ -123,7 +123,7 @@ def vaswani_tokens(
 
     Args:
         model: Name of a transformer.
-        documents: How many; every judged one is there, which others are the seed decides.
+        documents: How many, but at least all judged ones; which others, the seed decides.
         cache: Folder for vectors.
         seed: Seed of the sample.
 
@@ -139,15 +139,19 @@ def vaswani_tokens(
     for row in data.records("ir_vaswani_qrels.parquet", ["query_id", "doc_id", "relevance"]):
         qrels.setdefault(str(row["query_id"]), {})[str(row["doc_id"])] = int(row["relevance"])
     frozen = FrozenTokens(model, cache=cache, device="cpu")
-    found = frozen([row["text"] for row in corpus])
     queries = frozen([row["text"] for row in asked])
     judged = {name for own in qrels.values() for name in own}
     order = generator(seed, "vaswani").permutation(len(corpus)).tolist()
-    # Every judged document is there; which others are, the seed decides.
+    # Every judged document is there and encoded once; which others are, the seed decides.
     order.sort(key=lambda row: str(corpus[row]["doc_id"]) not in judged)
-    rows = sorted(order[:documents])
-    kept = TokenMatrix.from_documents([found.document(row) for row in rows])
-    names = [str(corpus[row]["doc_id"]) for row in rows]
+    always = sorted(order[: len(judged)])
+    others = sorted(order[len(judged) : documents])
+    parts: list[np.ndarray] = []
+    for rows in filter(None, (always, others)):
+        found = frozen([corpus[row]["text"] for row in rows])
+        parts += [found.document(number) for number in range(len(found))]
+    kept = TokenMatrix.from_documents(parts)
+    names = [str(corpus[row]["doc_id"]) for row in always + others]
     vectors = [queries.document(row).astype(np.float32) for row in range(len(queries))]
     return (
         kept,

@@ -83,24 +83,24 @@ def maxsim_of_document(tokens: np.ndarray, query: np.ndarray) -> float:
     return total
 
 
-@compile_kernel(types.void, _f32s2, _f32s2, types.int64, types.float32[:, :, ::1])
-def byte_tables(query: np.ndarray, values: np.ndarray, bits: int, tables: np.ndarray) -> None:
+@compile_kernel(types.void, _f32s2, _f32s2, _i64s, types.float32[:, :, ::1])
+def byte_tables(
+    query: np.ndarray, codewords: np.ndarray, edges: np.ndarray, tables: np.ndarray
+) -> None:
     """Tabulate what every byte of a code adds to the product with 16 query tokens.
 
     Args:
         query: Float32 (d, 16), one column per token.
-        values: Float32 (d, 2**bits): what stands for each bucket.
-        bits: Bits per dimension.
+        codewords: Float32 (d, 256): what an axis is where its byte has a value.
+        edges: Byte b stands for the axes from ``edges[b]`` to ``edges[b + 1]``, (code bytes + 1,).
         tables: Gets the products, float32 (code bytes, 256, 16).
     """
-    per_byte = 8 // bits
     for place in range(len(tables)):
         for byte in range(256):
             for lane in range(LANES):
                 tables[place, byte, lane] = 0.0
-            for part in range(per_byte):
-                dim = place * per_byte + part
-                value = values[dim, (byte >> (part * bits)) & ((1 << bits) - 1)]
+            for dim in range(edges[place], edges[place + 1]):
+                value = codewords[dim, byte]
                 for lane in range(LANES):
                     tables[place, byte, lane] += value * query[dim, lane]
 

@@ -26,7 +26,7 @@ from embedworks.index.multivector.tokens import TokenMatrix, prepare_query
 __all__ = ["PlaidIndex", "default_centroids"]
 
 _ARRAYS = (
-    "offsets", "nearest", "codes", "scales", "axes", "centroids", "cutoffs", "values",
+    "offsets", "nearest", "codes", "scales", "axes", "centroids", "edges", "codewords",
 )  # fmt: skip
 _SAMPLE = 32  # tokens per centroid that the codec is learned from
 
@@ -57,8 +57,9 @@ class PlaidIndex:
 
     Args:
         documents: One array (T, D) per document, or a `TokenMatrix`.
-        bits: Bits per dimension of what the centroid leaves: 1, 2, 4 or 8.
-        dims: Principal axes to keep, a multiple of 8 / bits; None keeps all D.
+        bits: Bits per dimension of what the centroid leaves, on average, above 0 and at most 8;
+            a code has ``dims * bits / 8`` bytes, rounded, and at least one.
+        dims: Principal axes to keep; None keeps all D, which finds more for the same bytes.
         centroids: Number of centroids; None takes `default_centroids`.
         similarity: ``"cosine"`` or ``"dot"``.
         iterations: Rounds of k-means.
@@ -85,7 +86,7 @@ class PlaidIndex:
         self,
         documents: Iterable[np.ndarray] | TokenMatrix,
         *,
-        bits: int = 2,
+        bits: float = 2,
         dims: int | None = None,
         centroids: int | None = None,
         similarity: str = "cosine",
@@ -129,7 +130,7 @@ class PlaidIndex:
         codec = self.codec
         parts = (
             self.offsets, self._nearest, self._codes, self._scales, codec.axes, codec.centroids,
-            codec.cutoffs, codec.values,
+            codec.edges, codec.codewords,
         )  # fmt: skip
         save_arrays(folder, "plaid", {"similarity": self.similarity}, dict(zip(_ARRAYS, parts)))
 
@@ -160,7 +161,10 @@ class PlaidIndex:
                 part.shape != (total,) or part.dtype != np.uint16
                 for part in (index._nearest, index._scales)
             )
-            or any(part.dtype != np.float32 or not np.isfinite(part).all() for part in codec)
+            or any(
+                part.dtype != np.float32 or not np.isfinite(part).all()
+                for part in (index.codec.axes, index.codec.centroids, index.codec.codewords)
+            )
             or index._nearest.max() >= len(index.codec.centroids)
         ):
             raise FormatError(problem)
@@ -192,7 +196,7 @@ class PlaidIndex:
             "lists": self._lists.nbytes + self._starts.nbytes,
             "offsets": self.offsets.nbytes,
             "codec": sum(
-                part.nbytes for part in (codec.axes, codec.centroids, codec.cutoffs, codec.values)
+                part.nbytes for part in (codec.axes, codec.centroids, codec.edges, codec.codewords)
             ),
         }
 
@@ -290,7 +294,7 @@ class PlaidIndex:
         exact = np.zeros(len(found))
         tables = np.empty((self.codec.code_bytes, 256, LANES), dtype=np.float32)
         for query, similarities, used in lanes:
-            byte_tables(query, self.codec.values, self.codec.bits, tables)
+            byte_tables(query, self.codec.codewords, self.codec.edges, tables)
             add_residual_scores(
                 similarities, tables, self._nearest, self._codes, self._scales, SCALE_UNIT,
                 self.offsets, found, used, exact,

@@ -1,4 +1,4 @@
-"""Token vectors as a centroid and a few bits per dimension for what is left.
+"""Token vectors as a centroid and a few bytes for what is left.
 
 Knows nothing of documents or search; see `PlaidIndex` for both.
 """
@@ -6,18 +6,27 @@ Knows nothing of documents or search; see `PlaidIndex` for both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from embedworks._core.validation import check_in_range
 from embedworks.errors import InputError, ShapeError
 
-__all__ = ["BITS", "MOST_CENTROIDS", "SCALE_UNIT", "ResidualCodec", "principal_axes"]
+__all__ = [
+    "MOST_CENTROIDS",
+    "SCALE_UNIT",
+    "ResidualCodec",
+    "principal_axes",
+    "share_bytes",
+]
 
-BITS = (1, 2, 4, 8)
 MOST_CENTROIDS = 2**16  # a token's centroid is kept in two bytes
 SCALE_UNIT = 2.0**-14
 
+_CODEWORDS = 256  # of one byte
+_WIDEST = 32  # axes that one byte may stand for
+_SAMPLE = 64 * _CODEWORDS  # vectors that codewords are learned from
 _BLOCK = 65_536  # tokens encoded at a time
 
 
@@ -47,54 +56,112 @@ def principal_axes(vectors: np.ndarray, dims: int) -> np.ndarray:
     return np.ascontiguousarray(axes * np.where(largest < 0, -1, 1), dtype=np.float32)
 
 
+def share_bytes(variances: np.ndarray, count: int) -> np.ndarray:
+    """Share ``count`` bytes among neighbouring axes so that least is lost, int64 (count + 1,).
+
+    Byte b stands for the axes from ``edges[b]`` to ``edges[b + 1]``, at least one and at most 32
+    (or four times an even share, where that is more). What it loses is taken to be what the best
+    code of eight bits loses on independent Gaussian axes of these variances (reverse
+    water-filling); the boundaries of least total loss are found by dynamic programming.
+
+    Args:
+        variances: Variance of every axis, (d,), not negative.
+        count: Number of bytes, from 1 to d.
+
+    Raises:
+        InputError: When ``count`` is out of range.
+
+    Source: Cover and Thomas, Elements of Information Theory, theorem 10.3.3.
+
+    Example:
+        >>> share_bytes(np.array([9.0, 8.0, 0.1, 0.1, 0.1, 0.1]), 3).tolist()
+        [0, 1, 3, 6]
+    """
+    total = len(variances)
+    check_in_range(count, name="count", low=1, high=total)
+    widest = min(total, max(_WIDEST, 4 * -(-total // count)))
+    losses = np.full((total, widest + 1), np.inf)  # of a byte from one axis on, by its width
+    for start in range(total):
+        for width in range(1, min(widest, total - start) + 1):
+            losses[start, width] = _gaussian_loss(variances[start : start + width])
+    least = np.full(total + 1, np.inf)
+    least[0] = 0.0
+    widths = np.zeros((count, total + 1), dtype=np.int64)
+    for byte in range(count):
+        options = np.full((widest + 1, total + 1), np.inf)
+        for width in range(1, widest + 1):
+            options[width, width:] = least[:-width] + losses[: total - width + 1, width]
+        widths[byte] = options.argmin(axis=0)
+        least = options.min(axis=0)
+    edges = np.zeros(count + 1, dtype=np.int64)
+    edges[-1] = total
+    for byte in range(count - 1, -1, -1):
+        edges[byte] = edges[byte + 1] - widths[byte, edges[byte + 1]]
+    return edges
+
+
+def _gaussian_loss(variances: np.ndarray) -> float:
+    """Return the least mean squared error of independent Gaussians in eight bits."""
+    falling = np.sort(variances)[::-1]
+    logs = np.log2(np.maximum(falling, np.finfo(np.float64).tiny))
+    used = np.arange(1, len(falling) + 1)
+    # With the first n axes coded each loses the same, 2 ** level; more are coded while they would
+    # lose more by being left out.
+    levels = (np.cumsum(logs) - 16) / used
+    coded = int(np.count_nonzero(logs > levels)) or 1
+    return float(coded * 2.0 ** levels[coded - 1] + falling[coded:].sum())
+
+
 @dataclass(frozen=True, eq=False)
 class ResidualCodec:
-    """Centroids, and buckets of what is left per dimension.
+    """Centroids, and a codeword of one byte for every few axes of what is left.
 
-    A vector becomes the number of its nearest centroid, ``bits`` per dimension of the rest, and
-    a scale that gives the decoded vector the length the vector had (in the axes that are kept).
+    A vector becomes the number of its nearest centroid, one byte per group of axes, and a scale
+    that gives the decoded vector the length the vector had (in the axes that are kept).
 
     Args:
         axes: Orthonormal (D, d); vectors are turned into these first.
         centroids: Float32 (C, d).
-        cutoffs: Float32 (d, 2**bits - 1), rising: where one bucket ends and the next begins.
-        values: Float32 (d, 2**bits): what stands for each bucket.
+        edges: Int64 (P + 1,), rising from 0 to d: byte b stands for the axes from ``edges[b]`` to
+            ``edges[b + 1]``.
+        codewords: Float32 (d, 256): what the axis is where its byte has a value.
 
     Paper: Santhanam et al. 2022 (ColBERTv2), arXiv 2112.01488, section 3.3. Differences: the
-    axes; a scale per token in place of unit length, which needs no arithmetic at search time.
+    axes (those of the vectors say what is kept, those of what the centroids leave how it is
+    turned); codewords found by k-means for groups of axes (product quantization: Jegou et al. 2011,
+    IEEE TPAMI 33(1)) in place of quantiles of each, in groups that `share_bytes` chooses; a scale
+    per token in place of unit length, which needs no arithmetic at search time.
     """
 
     axes: np.ndarray
     centroids: np.ndarray
-    cutoffs: np.ndarray
-    values: np.ndarray
+    edges: np.ndarray
+    codewords: np.ndarray
 
     def __post_init__(self) -> None:
         dims = self.axes.shape[1] if self.axes.ndim == 2 else -1
-        levels = self.values.shape[1] if self.values.ndim == 2 else -1
+        edges = self.edges
         if (
-            levels not in [2**bits for bits in BITS]
-            or self.centroids.ndim != 2
+            self.centroids.ndim != 2
             or self.centroids.shape[1] != dims
             or not len(self.centroids)
-            or self.values.shape != (dims, levels)
-            or self.cutoffs.shape != (dims, levels - 1)
-            or dims % (8 // (levels.bit_length() - 1))
+            or self.codewords.shape != (dims, _CODEWORDS)
+            or edges.dtype != np.int64
+            or edges.ndim != 1
+            or len(edges) < 2
+            or edges[0] != 0
+            or edges[-1] != dims
+            or (np.diff(edges) < 1).any()
         ):
             raise ShapeError(
-                f"axes {self.axes.shape}, centroids {self.centroids.shape}, cutoffs "
-                f"{self.cutoffs.shape} and values {self.values.shape} do not fit together."
+                f"axes {self.axes.shape}, centroids {self.centroids.shape}, edges {edges.shape} "
+                f"and codewords {self.codewords.shape} do not fit together."
             )
-
-    @property
-    def bits(self) -> int:
-        """Bits per dimension."""
-        return self.values.shape[1].bit_length() - 1
 
     @property
     def code_bytes(self) -> int:
         """Bytes of one token's code, without its centroid and scale."""
-        return self.axes.shape[1] * self.bits // 8
+        return len(self.edges) - 1
 
     @classmethod
     def fit(
@@ -102,7 +169,7 @@ class ResidualCodec:
         vectors: np.ndarray,
         *,
         centroids: int,
-        bits: int = 2,
+        bits: float = 2,
         dims: int | None = None,
         iterations: int = 6,
         seed: int = 0,
@@ -112,46 +179,39 @@ class ResidualCodec:
         Args:
             vectors: Float32 (N, D).
             centroids: Number of centroids C, at most N and 65,536.
-            bits: Bits per dimension of what the centroid leaves: 1, 2, 4 or 8.
-            dims: Principal axes to keep, a multiple of 8 / bits; None keeps all D.
+            bits: Bits per dimension of what the centroid leaves, on average, above 0 and at most
+                8; a code has ``dims * bits / 8`` bytes, rounded, and at least one.
+            dims: Principal axes to keep; None keeps all D.
             iterations: Rounds of k-means.
-            seed: Seed of k-means.
+            seed: Seed of k-means and of the sample that codewords are learned from.
 
         Raises:
             InputError: When an argument is out of range.
         """
-        import faiss
-
-        if bits not in BITS:
-            raise InputError(f"bits must be one of {BITS}, got {bits!r}.")
+        check_in_range(bits, name="bits", low=0, high=8, open_low=True)
         check_in_range(centroids, name="centroids", low=1, high=min(len(vectors), MOST_CENTROIDS))
         kept = vectors.shape[1] if dims is None else dims
-        if kept % (8 // bits):
-            raise InputError(f"dims must be a multiple of {8 // bits} for {bits} bits, got {kept}.")
         axes = principal_axes(vectors, kept)
         turned = np.ascontiguousarray(vectors @ axes)
-        means = faiss.Kmeans(
-            kept, centroids, niter=iterations, seed=seed, min_points_per_centroid=1,
-            max_points_per_centroid=max(32, len(vectors) // centroids + 1),
-        )  # fmt: skip
-        means.train(turned)
-        found = np.array(means.centroids, dtype=np.float32)
-        rest = turned - found[_nearest(turned, found)]
-        levels = 2**bits
-        edges = np.arange(1, levels) / levels
-        middles = (np.arange(levels) + 0.5) / levels
-        return cls(
-            axes,
-            found,
-            np.ascontiguousarray(np.quantile(rest, edges, axis=0).T, dtype=np.float32),
-            np.ascontiguousarray(np.quantile(rest, middles, axis=0).T, dtype=np.float32),
-        )
+        found = _means(turned, centroids, iterations, seed)
+        rows = np.random.default_rng(seed).permutation(len(turned))[:_SAMPLE]
+        part = turned[np.sort(rows)]
+        rest = part - found[_nearest(part, found)]
+        # What is left varies along axes of its own; within the kept space they are free to choose.
+        own = principal_axes(rest, kept)
+        axes, found, rest = axes @ own, found @ own, rest @ own
+        edges = share_bytes(rest.var(axis=0, dtype=np.float64), max(1, round(kept * bits / 8)))
+        words = [
+            _means(np.ascontiguousarray(rest[:, first:last]), _CODEWORDS, iterations, seed).T
+            for first, last in pairwise(edges.tolist())
+        ]
+        return cls(axes, found, edges, np.ascontiguousarray(np.concatenate(words)))
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return ``(centroid numbers, codes, scales)`` of vectors (N, D).
 
-        The numbers are uint16 (N,); codes uint8 (N, code_bytes), the first dimension in the
-        lowest bits; scales uint16 (N,), in units of `SCALE_UNIT` and so below 4.
+        The numbers are uint16 (N,); codes uint8 (N, code_bytes); scales uint16 (N,), in units of
+        `SCALE_UNIT` and so below 4.
         """
         nearest = np.empty(len(vectors), dtype=np.uint16)
         codes = np.empty((len(vectors), self.code_bytes), dtype=np.uint8)
@@ -160,8 +220,11 @@ class ResidualCodec:
             part = slice(start, start + _BLOCK)
             turned = np.ascontiguousarray(vectors[part].astype(np.float32) @ self.axes)
             nearest[part] = found = _nearest(turned, self.centroids)
-            codes[part] = self._pack(turned - self.centroids[found])
-            rough = self.centroids[found] + self._unpack(codes[part])
+            rest = turned - self.centroids[found]
+            for byte, (first, last) in enumerate(pairwise(self.edges.tolist())):
+                words = np.ascontiguousarray(self.codewords[first:last].T)
+                codes[part, byte] = _nearest(np.ascontiguousarray(rest[:, first:last]), words)
+            rough = self.centroids[found] + self._words(codes[part])
             lengths = np.linalg.norm(rough, axis=1)
             wanted = np.linalg.norm(turned, axis=1)
             ratios = np.where(lengths > 0, wanted / np.where(lengths > 0, lengths, 1), 1)
@@ -170,29 +233,33 @@ class ResidualCodec:
 
     def decode(self, nearest: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Return the vectors as the codes have them, in the axes that are kept: float32 (N, d)."""
-        rough = self.centroids[nearest] + self._unpack(codes)
+        rough = self.centroids[nearest] + self._words(codes)
         return np.asarray(rough * (scales.astype(np.float32) * np.float32(SCALE_UNIT))[:, None])
 
     def turn(self, vectors: np.ndarray) -> np.ndarray:
         """Turn queries' vectors (U, D) into the axes that are kept, float32 (U, d)."""
         return np.asarray(vectors @ self.axes, dtype=np.float32)
 
-    def _pack(self, rest: np.ndarray) -> np.ndarray:
-        dims = self.values.shape[0]
-        buckets = np.empty(rest.shape, dtype=np.uint8)
-        for dim in range(dims):
-            buckets[:, dim] = np.searchsorted(self.cutoffs[dim], rest[:, dim], side="right")
-        per_byte = 8 // self.bits
-        shifts = (np.arange(per_byte) * self.bits).astype(np.uint8)
-        grouped = buckets.reshape(len(rest), -1, per_byte) << shifts
-        return np.bitwise_or.reduce(grouped, axis=2)
+    def _words(self, codes: np.ndarray) -> np.ndarray:
+        """Return what codes stand for, without the centroids: float32 (N, d)."""
+        rest = np.empty((len(codes), len(self.codewords)), dtype=np.float32)
+        for byte, (first, last) in enumerate(pairwise(self.edges.tolist())):
+            rest[:, first:last] = self.codewords[first:last].T[codes[:, byte]]
+        return rest
 
-    def _unpack(self, codes: np.ndarray) -> np.ndarray:
-        per_byte = 8 // self.bits
-        shifts = (np.arange(per_byte) * self.bits).astype(np.uint8)
-        buckets = (codes[:, :, None] >> shifts) & np.uint8(2**self.bits - 1)
-        buckets = buckets.reshape(len(codes), -1)
-        return np.asarray(self.values[np.arange(self.values.shape[0]), buckets])
+
+def _means(vectors: np.ndarray, count: int, iterations: int, seed: int) -> np.ndarray:
+    """Return the means that k-means finds, float32 (count, d); few vectors are repeated."""
+    import faiss
+
+    if len(vectors) <= count:
+        return np.resize(vectors, (count, vectors.shape[1]))
+    means = faiss.Kmeans(
+        vectors.shape[1], count, niter=iterations, seed=seed, min_points_per_centroid=1,
+        max_points_per_centroid=max(32, len(vectors) // count + 1),
+    )  # fmt: skip
+    means.train(vectors)
+    return np.array(means.centroids, dtype=np.float32)
 
 
 def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
