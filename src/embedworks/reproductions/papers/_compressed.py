@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from embedworks._core.seeding import generator
 from embedworks.reproductions import Context, FrozenVectors, RetrievalWorld, acl_retrieval
 
 __all__ = ["Pairs", "Questions", "outcome_of", "title_vectors"]
@@ -56,7 +55,7 @@ def title_vectors(settings: Mapping[str, Any], context: Context, *, seed: int) -
     asked = [list(task.queries.values()) for task in tasks.values()]
     every = frozen([*texts, *titles, *asked[0], *asked[1]])
     parts = np.split(every, np.cumsum([len(texts), len(titles), len(asked[0])]))
-    drawn = generator(seed, "bidr pairs").permutation(len(rows))[: len(rows) * 4 // 5]
+    drawn = np.random.default_rng([seed, 1]).permutation(len(rows))[: len(rows) * 4 // 5]
     return Pairs(
         documents=parts[0],
         queries=parts[1][drawn],

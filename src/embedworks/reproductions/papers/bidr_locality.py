@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedworks._core.seeding import derive_seed, generator
-from embedworks.index import (
-    ExactIndex,
-    ProductQuantizer,
-    QuantizedIndex,
-    learn_heads,
-    locality_batches,
-    shuffled_batches,
-)
 from embedworks.reproductions import Arm, Comparison, Context, Outcome, Reproduction, Tuning
 from embedworks.reproductions.papers._compressed import Pairs, outcome_of, title_vectors
+
+if TYPE_CHECKING:
+    from embedworks.index import QuantizedIndex
 
 __all__ = ["ENTRIES"]
 
@@ -25,6 +19,8 @@ _CUTS = (1, 10, 50)
 
 
 def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
+    from embedworks.index import ExactIndex, learn_heads
+
     pairs: Pairs = context.once(("pairs",), lambda: title_vectors(settings, context, seed=seed))
     questions = pairs.questions[context.part]
     coarse = context.once(("codes",), lambda: _codes(pairs, settings, seed))
@@ -44,7 +40,7 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
                 batch
                 for epoch in range(settings["epochs"])
                 for batch in _batches(
-                    arm["batches"], listed, pairs, settings["batch"], derive_seed(seed, epoch)
+                    arm["batches"], listed, pairs, settings["batch"], 1000 * seed + epoch
                 )
             ],
         )
@@ -60,14 +56,18 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
 
 
 def _codes(pairs: Pairs, settings: Mapping[str, Any], seed: int) -> QuantizedIndex:
+    from embedworks.index import ProductQuantizer, QuantizedIndex
+
     quantizer = ProductQuantizer.fit(pairs.documents, settings["bytes"], rotation="opq", seed=seed)
     return QuantizedIndex(pairs.documents, codes="opq", quantizer=quantizer)
 
 
 def _batches(kind: str, listed: np.ndarray, pairs: Pairs, size: int, seed: int) -> list[np.ndarray]:
     """Return one epoch of triples: every query once, one negative each."""
+    from embedworks.index import locality_batches, shuffled_batches
+
     if kind == "random":
-        rng = generator(seed, "random triples")
+        rng = np.random.default_rng([seed, 2])
         order = rng.permutation(len(pairs.positives))
         drawn = rng.integers(0, len(pairs.documents) - 1, len(order))
         positives = pairs.positives[order]
