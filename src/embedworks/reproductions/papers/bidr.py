@@ -146,12 +146,12 @@ ENTRIES = (
         "its own start of k-means and order of batches. `gpu` takes 20,000 papers in place "
         "of 8,000.\n\n"
         "PQ and OPQ are fitted on all abstracts. Both trained arms start from OPQ and take the "
-        "same steps over the same pairs with tuned settings; the "
-        "rotation is fixed, as in the paper. One learns by the contrast with a tenth of reconstruction, one by "
-        "reconstruction alone. A query head "
-        "is a linear map trained on the finished codes.",
+        "same steps over the same pairs with tuned settings; the rotation is fixed, as in the "
+        "paper. One learns by the contrast with a tenth of reconstruction, one by reconstruction "
+        "alone. A query head is a linear map trained on the finished codes.",
         limits="The paper trains the encoders together with the codes, on millions of labelled "
         "queries; here only codes (and a query head) learn, from titles. Batches are random, as "
-        "in the paper's first stage; no BM25 negatives. Seeds share documents and questions.",
+        "in the paper's first stage; no BM25 negatives. Seeds share documents and questions. "
+        "The grid was chosen on other vectors, of title and abstract together.",
     ),
 )  # fmt: skip
