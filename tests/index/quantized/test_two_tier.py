@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedworks.errors import FormatError, InputError, NonFiniteError, NotFoundError, StorageError
+from embedworks.errors import (
+    FormatError,
+    InputError,
+    NonFiniteError,
+    NotFoundError,
+    ShapeError,
+    StorageError,
+)
 from embedworks.index import ExactIndex
 from embedworks.index.quantized.index import QuantizedIndex
 from embedworks.index.quantized.product import ProductQuantizer
@@ -71,6 +78,63 @@ def test_only_candidates_are_read(tmp_path, index, vectors):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(NonFiniteError, match="on disk"):
         again.search(queries, 10, candidates=2000)
+
+
+def test_pages_are_counted_as_they_lie_in_the_file(index, vectors):
+    candidates, _ = index.coarse.search(vectors[:7], 60)
+    index.search(vectors[:7], 10, candidates=60)
+    start = (index.vectors.offset, 32 * 4)
+    assert start[0] > 0
+    expected = 0
+    for rows in candidates.tolist():
+        touched = set()
+        for row in rows:
+            for byte in range(row * start[1], (row + 1) * start[1]):
+                touched.add((start[0] + byte) // 4096)
+        expected += len(touched)
+    assert index.pages_read == expected
+
+
+@pytest.mark.parametrize("dim", [1500, 2100])  # rows of more than a page
+def test_pages_of_long_rows(tmp_path, dim):
+    vectors = np.random.default_rng(0).normal(size=(40, dim)).astype(np.float32)
+    index = TwoTierIndex.build(tmp_path / "i", vectors, codes="binary")
+    index.search(vectors[:1], 40, candidates=40)
+    whole = index.vectors.offset + vectors.nbytes
+    assert index.pages_read == -(-whole // 4096)
+
+
+def test_half_the_bytes_in_float16(tmp_path, vectors, quantizer):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = TwoTierIndex.build(tmp_path / "i", unit, quantizer=quantizer, storage="float16")
+    ids, scores = index.search(unit[:9], 10, candidates=500)
+    assert index.disk() == unit.nbytes / 2
+    assert index.bytes_read == 9 * 500 * 32 * 2
+    kept = unit.astype(np.float16).astype(float)
+    for query, found, given in zip(unit[:9].astype(float), ids.tolist(), scores, strict=True):
+        for row, score in zip(found, given):
+            cosine = query @ kept[row] / np.linalg.norm(kept[row]) / np.linalg.norm(query)
+            assert abs(cosine - score) < 1e-6
+
+
+def test_other_vectors_can_rank(tmp_path, vectors):
+    """Codes of the first half of the dimensions, ranked by all of them."""
+    index = TwoTierIndex.build(tmp_path / "i", vectors[:, :16], codes="int8", ranked=vectors)
+    truth = ExactIndex(vectors).search(vectors[:5], 10)
+    found = index.search(vectors[:5, :16], 10, candidates=2000, ranking=vectors[:5])
+    np.testing.assert_array_equal(found[0], truth[0])
+    np.testing.assert_allclose(found[1], truth[1], rtol=1e-6)
+    with pytest.raises(ShapeError, match="32"):
+        index.search(vectors[:5, :16], 10)
+    with pytest.raises(ShapeError, match="as many in ranking"):
+        index.search(vectors[:5, :16], 10, ranking=vectors[:4])
+    with pytest.raises(InputError, match="zero"):
+        index.search(vectors[:1, :16], 10, ranking=np.zeros((1, 32)))
+    for wrong, problem in ((vectors[:9], "as many ranked"), (vectors * 1e6, "infinite in float16")):
+        with pytest.raises(InputError, match=problem):
+            TwoTierIndex.build(
+                tmp_path / "j", vectors, codes="binary", ranked=wrong, storage="float16"
+            )
 
 
 def test_masks_and_large_k(index, vectors):
