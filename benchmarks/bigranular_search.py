@@ -8,11 +8,11 @@ after opening the index and searching.
 
 Recall is of the exact search's best 10 and 100, and of the judged documents.
 
-    python benchmarks/bigranular_search.py --vectors FOLDER  [--queries 200] [--rounds 3]
+    python benchmarks/bigranular_search.py --vectors DOCUMENTS.npy [MORE.npy] --asked QUERIES.npy
     python benchmarks/bigranular_search.py --collection vaswani
 
-FOLDER holds documents.npy and queries.npy, and positives.npy with one judged document per query
-(-1 for none). A collection (cranfield, vaswani) is encoded with MiniLM.
+Query i of the file is judged to want document i. A collection (cranfield, vaswani) has judgements of
+its own and is encoded with MiniLM.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ K = 100
 Search = Callable[[np.ndarray], np.ndarray]
 
 
-def vectors_of(folder: Path) -> tuple[np.ndarray, np.ndarray, list[set[int]]]:
-    """Return documents, queries and the judged documents of each query."""
-    documents, queries = (
-        np.load(folder / f"{name}.npy").astype(np.float32) for name in ("documents", "queries")
-    )
-    positives = np.load(folder / "positives.npy")
-    return documents, queries, [{int(one)} if one >= 0 else set() for one in positives]
+def vectors_of(
+    files: list[Path], asked: Path, count: int
+) -> tuple[np.ndarray, np.ndarray, list[set[int]]]:
+    """Return documents, an even sample of the queries, and each query's own document."""
+    documents = np.concatenate([np.load(file).astype(np.float32) for file in files])
+    queries = np.load(asked, mmap_mode="r")
+    rows = np.linspace(0, len(queries) - 1, min(count, len(queries))).astype(int)
+    return documents, queries[rows].astype(np.float32), [{int(row)} for row in rows]
 
 
 def encoded(name: str) -> tuple[np.ndarray, np.ndarray, list[set[int]]]:
@@ -186,9 +187,10 @@ def main() -> None:
     """Measure every contestant and write ``results/bigranular_search*.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--vectors", type=Path)
+    source.add_argument("--vectors", type=Path, nargs="+")
     source.add_argument("--collection", choices=("cranfield", "vaswani"))
     source.add_argument("--memory", nargs=3, metavar=("NAME", "INDEX", "QUERIES"))
+    parser.add_argument("--asked", type=Path)
     parser.add_argument("--bytes", type=int, nargs="+", default=[24, 48, 96])
     parser.add_argument("--peer-bytes", type=int, nargs="+", default=[48])
     parser.add_argument("--queries", type=int, default=200)
@@ -198,8 +200,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.memory:
         return measure_memory(options.memory[0], *map(Path, options.memory[1:]))
+    if options.vectors and not options.asked:
+        parser.error("--vectors needs --asked")
     documents, queries, judged = (
-        vectors_of(options.vectors) if options.vectors else encoded(options.collection)
+        vectors_of(options.vectors, options.asked, options.queries)
+        if options.vectors
+        else encoded(options.collection)
     )
     documents, queries = (
         np.ascontiguousarray(part / np.linalg.norm(part, axis=1, keepdims=True), dtype=np.float32)
