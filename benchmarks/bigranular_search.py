@@ -11,8 +11,8 @@ Recall is of the exact search's best 10 and 100, and of the judged documents.
     python benchmarks/bigranular_search.py --vectors DOCUMENTS.npy [MORE.npy] --asked QUERIES.npy
     python benchmarks/bigranular_search.py --collection vaswani
 
-Query i of the file is judged to want document i. A collection (cranfield, vaswani) has judgements of
-its own and is encoded with MiniLM.
+Query i of the file is judged to want document i. A collection (cranfield, vaswani) has judgements
+of its own and is encoded with MiniLM.
 """
 
 from __future__ import annotations
