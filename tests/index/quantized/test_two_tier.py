@@ -14,6 +14,7 @@ from embedworks.errors import (
     StorageError,
 )
 from embedworks.index import ExactIndex
+from embedworks.index.quantized import two_tier
 from embedworks.index.quantized.index import QuantizedIndex
 from embedworks.index.quantized.product import ProductQuantizer
 from embedworks.index.quantized.two_tier import TwoTierIndex
@@ -102,6 +103,41 @@ def test_pages_of_long_rows(tmp_path, dim):
     index.search(vectors[:1], 40, candidates=40)
     whole = index.vectors.offset + vectors.nbytes
     assert index.pages_read == -(-whole // 4096)
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_pages_are_asked_for_ahead_when_the_file_is_not_in_memory(
+    index, vectors, cold, monkeypatch
+):
+    asked = []
+    real = index.vectors
+
+    class Mapped:
+        def __len__(self):
+            return len(real._mmap)
+
+        def madvise(self, what, start, length):
+            asked.extend(range(start // 4096, -(-(start + length) // 4096)))
+            real._mmap.madvise(what, start, length)  # a start off a page is an error
+
+    class Vectors:
+        _mmap, strides, shape = Mapped(), real.strides, real.shape
+        __getitem__ = staticmethod(real.__getitem__)
+
+    expected = index.search(vectors[:1], 10, candidates=60)
+    rows = np.sort(index.coarse.search(vectors[:1], 60)[0][0])
+    faults = iter(range(0, 100, 1 if cold else 100))
+    monkeypatch.setattr(two_tier, "_page_faults", lambda: next(faults, 0))
+    monkeypatch.setattr(index, "vectors", Vectors())
+    for one, other in zip(expected, index.search(vectors[:1], 10, candidates=60)):
+        np.testing.assert_array_equal(one, other)
+    start, stride = index._starts_at, 32 * 4
+    touched = {
+        byte // 4096
+        for row in rows
+        for byte in range(start + row * stride, start + (row + 1) * stride)
+    }
+    assert sorted(asked) == (sorted(touched) if cold else [])
 
 
 def test_half_the_bytes_in_float16(tmp_path, vectors, quantizer):

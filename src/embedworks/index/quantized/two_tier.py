@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,20 @@ from embedworks.index._saved_arrays import load_arrays, save_arrays
 from embedworks.index.quantized.index import ARRAYS, QuantizedIndex
 from embedworks.index.quantized.product import ProductQuantizer
 
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # pragma: no cover - not on Windows
+    resource = None
+
 __all__ = ["PAGE", "STORAGES", "TwoTierIndex"]
 
 STORAGES = ("float32", "float16")
 
 #: Bytes of a page, the least that a disk is asked for.
 PAGE = 4096
+
+_TRIED = 8  # rows read before the others are asked for ahead
 
 
 class TwoTierIndex:
@@ -185,9 +194,12 @@ class TwoTierIndex:
 
     def _exact(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Read some rows and return their exact similarities, float32."""
+        self._ask_ahead(rows)
         read = np.asarray(self.vectors[rows])
         self.bytes_read += read.nbytes
-        self.pages_read += self._pages(rows)
+        first, last = self._pages(rows)
+        shared = int((first[1:] == last[:-1]).sum())  # neighbours share no more than one page
+        self.pages_read += int((last - first + 1).sum()) - shared
         if not np.isfinite(read).all():
             bad = rows[int(np.argmin(np.isfinite(read).all(axis=1)))]
             raise NonFiniteError(
@@ -199,13 +211,38 @@ class TwoTierIndex:
             exact /= np.sqrt((wide**2).sum(axis=1)) * np.sqrt((one**2).sum())
         return np.asarray(exact, dtype=np.float32)
 
-    def _pages(self, rows: np.ndarray) -> int:
-        """Return on how many pages of the file these rows lie, given in ascending order."""
+    def _pages(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first and last page of the file that each row lies on."""
         stride = self.vectors.strides[0]
-        first = (self._starts_at + rows * stride) // PAGE
-        last = (self._starts_at + (rows + 1) * stride - 1) // PAGE
-        shared = int((first[1:] == last[:-1]).sum())  # neighbours share no more than one page
-        return int((last - first + 1).sum()) - shared
+        starts = self._starts_at + rows * stride
+        return starts // PAGE, (starts + stride - 1) // PAGE
+
+    def _ask_ahead(self, rows: np.ndarray) -> None:
+        """Have the disk work on all rows at once, if a few of them were not in memory.
+
+        Reading an array waits for one page after the other. Asking for what is in memory already
+        would cost more than reading it, so a few rows are tried first.
+        """
+        mapped = getattr(self.vectors, "_mmap", None)
+        if mapped is None or not hasattr(mmap, "MADV_WILLNEED") or len(rows) <= _TRIED:
+            return
+        before = _page_faults()
+        self.vectors[rows[:: len(rows) // _TRIED]].max()
+        if _page_faults() == before:
+            return
+        first, last = self._pages(rows)
+        apart = np.flatnonzero(first[1:] > last[:-1] + 1) + 1  # where a new run of pages starts
+        starts = first[np.concatenate([[0], apart])] * PAGE
+        ends = (last[np.concatenate([apart - 1, [len(rows) - 1]])] + 1) * PAGE
+        for start, end in zip(starts.tolist(), np.minimum(ends, len(mapped)).tolist(), strict=True):
+            mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
+
+
+def _page_faults() -> int:
+    """Return how often this process has waited for a page from disk; 0 where nobody counts."""
+    if resource is None:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _for_disk(vectors: np.ndarray, storage: str, similarity: str) -> np.ndarray:
