@@ -119,7 +119,7 @@ def test_one_query_head_for_two_sides():
 
 def test_the_plan():
     positives = np.arange(10)
-    options = {"epochs": 2, "batch_size": 4, "seed": 0, "learning_rate": 1.0}
+    options = {"documents": 12, "epochs": 2, "batch_size": 4, "seed": 0, "learning_rate": 1.0}
     plan = Plan(positives, None, **options)
     assert [len(batch) for batch in plan.batches] == [4, 4, 2, 4, 4, 2]
     orders = [np.concatenate(part)[:, 0].tolist() for part in (plan.batches[:3], plan.batches[3:])]
@@ -129,6 +129,14 @@ def test_the_plan():
         Plan(positives[:1], None, **options)
     with pytest.raises(InputError, match="no batch"):
         Plan(positives, [], **options)
+    triples = np.array([[9, 11, -1], [0, 0, 11]])
+    assert len(Plan(positives, [triples], **options).batches) == 2
+    for row in ([10, 0, 0], [0, 12, 0], [0, 0, 12], [0, -1, 0], [-1, 0, 0], [0, 0, -2]):
+        with pytest.raises(InputError, match="Batch 1 has numbers"):
+            Plan(positives, [triples, np.array([row])], **options)
+    for wrong in (triples[:, :2], triples.astype(float), triples[:0]):
+        with pytest.raises(ShapeError, match=r"\(B, 3\)"):
+            Plan(positives, [wrong], **options)
 
 
 def test_saved_and_loaded(tmp_path):

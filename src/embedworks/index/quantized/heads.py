@@ -160,8 +160,8 @@ def learn_heads(
     check_positives(positives, len(queries), len(documents))
     check_in_range(temperature, name="temperature", low=0, open_low=True)
     plan = Plan(
-        positives, batches, epochs=epochs, batch_size=batch_size, seed=seed,
-        learning_rate=learning_rate,
+        positives, batches, documents=len(documents), epochs=epochs, batch_size=batch_size,
+        seed=seed, learning_rate=learning_rate,
     )  # fmt: skip
     asking = torch.nn.Parameter(torch.zeros(dim, dim))
     answering = torch.nn.Parameter(torch.zeros(dim, dim), requires_grad=document_side)

@@ -36,13 +36,16 @@ class Plan:
         positives: One relevant document of each query, int (Q,).
         batches: Triples (query, positive, negative), a negative of -1 for none; None draws
             random batches of ``batch_size``, new ones every epoch.
+        documents: How many documents there are.
         epochs: Passes over the batches.
         batch_size: Queries per random batch.
         seed: Seed of random batches.
         learning_rate: At the first step; falls to 0 in a line.
 
     Raises:
-        InputError: When an argument is out of range, or there is nothing to train on.
+        ShapeError: When a batch does not hold triples of integers.
+        InputError: When an argument or a number in a batch is out of range, or there is nothing
+            to train on.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Plan:
         positives: np.ndarray,
         batches: Iterable[np.ndarray] | None,
         *,
+        documents: int,
         epochs: int,
         batch_size: int,
         seed: int,
@@ -58,7 +62,7 @@ class Plan:
         check_in_range(epochs, name="epochs", low=1)
         check_in_range(batch_size, name="batch_size", low=2)
         check_in_range(learning_rate, name="learning_rate", low=0, open_low=True)
-        given = None if batches is None else list(batches)
+        given = None if batches is None else _checked(batches, len(positives), documents)
         self.batches = [
             batch
             for epoch in range(epochs)
@@ -235,8 +239,8 @@ def learn_quantizer(
     for name, value in (("contrast", contrast), ("reconstruction", reconstruction)):
         check_in_range(value, name=name, low=0)
     plan = Plan(
-        positives, batches, epochs=epochs, batch_size=batch_size, seed=seed,
-        learning_rate=learning_rate,
+        positives, batches, documents=len(documents), epochs=epochs, batch_size=batch_size,
+        seed=seed, learning_rate=learning_rate,
     )  # fmt: skip
     first = torch.from_numpy(start.rotation.copy())
     codebooks = torch.nn.Parameter(torch.from_numpy(start.codebooks.copy()))
@@ -270,6 +274,24 @@ def check_positives(positives: np.ndarray, queries: int, documents: int) -> None
             f"positives must be from 0 to {documents - 1}, got {positives.min()} to "
             f"{positives.max()}."
         )
+
+
+def _checked(batches: Iterable[np.ndarray], queries: int, documents: int) -> list[np.ndarray]:
+    """Return given batches as a list, or raise when one has what there is not."""
+    given = [np.asarray(batch) for batch in batches]
+    for place, batch in enumerate(given):
+        if batch.ndim != 2 or batch.shape[1] != 3 or batch.dtype.kind not in "iu" or not len(batch):
+            raise ShapeError(
+                f"A batch must be integers of shape (B, 3), (query, positive, negative); batch "
+                f"{place} is {batch.dtype} of shape {batch.shape}."
+            )
+        low, high = batch.min(axis=0), batch.max(axis=0)
+        if (low < [0, 0, -1]).any() or (high >= [queries, documents, documents]).any():
+            raise InputError(
+                f"Batch {place} has numbers from {low.tolist()} to {high.tolist()}, for "
+                f"{queries} queries, {documents} documents and {documents} negatives (or -1)."
+            )
+    return given
 
 
 def _random_batches(
