@@ -84,7 +84,7 @@ def test_learned_codes_keep_what_queries_ask_for(world):
     trained = np.arange(1000)
     learned = learn_quantizer(
         start, queries[:1000], documents, positives=trained, epochs=6, batch_size=200,
-        learning_rate=1e-2,
+        learning_rate=1e-2, train_rotation=True,
     )  # fmt: skip
     np.testing.assert_allclose(learned.rotation.T @ learned.rotation, np.eye(16), atol=1e-4)
     held_out = np.arange(1000, 1500)
@@ -106,7 +106,6 @@ def test_a_fixed_rotation_stays_and_batches_can_be_given(world):
     batches = locality_batches(found, np.arange(300), batch_size=50)
     learned = learn_quantizer(
         start, queries[:300], documents, batches, positives=np.arange(300), epochs=1,
-        train_rotation=False,
     )  # fmt: skip
     np.testing.assert_array_equal(learned.rotation, start.rotation)
     assert (learned.codebooks != start.codebooks).any()

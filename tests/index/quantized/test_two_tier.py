@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedworks.errors import FormatError, InputError, NonFiniteError, NotFoundError, StorageError
+from embedworks.errors import (
+    FormatError,
+    InputError,
+    NonFiniteError,
+    NotFoundError,
+    ShapeError,
+    StorageError,
+)
 from embedworks.index import ExactIndex
+from embedworks.index.quantized import two_tier
 from embedworks.index.quantized.index import QuantizedIndex
 from embedworks.index.quantized.product import ProductQuantizer
 from embedworks.index.quantized.two_tier import TwoTierIndex
@@ -71,6 +79,98 @@ def test_only_candidates_are_read(tmp_path, index, vectors):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(NonFiniteError, match="on disk"):
         again.search(queries, 10, candidates=2000)
+
+
+def test_pages_are_counted_as_they_lie_in_the_file(index, vectors):
+    candidates, _ = index.coarse.search(vectors[:7], 60)
+    index.search(vectors[:7], 10, candidates=60)
+    start = (index.vectors.offset, 32 * 4)
+    assert start[0] > 0
+    expected = 0
+    for rows in candidates.tolist():
+        touched = set()
+        for row in rows:
+            for byte in range(row * start[1], (row + 1) * start[1]):
+                touched.add((start[0] + byte) // 4096)
+        expected += len(touched)
+    assert index.pages_read == expected
+
+
+@pytest.mark.parametrize("dim", [1500, 2100])  # rows of more than a page
+def test_pages_of_long_rows(tmp_path, dim):
+    vectors = np.random.default_rng(0).normal(size=(40, dim)).astype(np.float32)
+    index = TwoTierIndex.build(tmp_path / "i", vectors, codes="binary")
+    index.search(vectors[:1], 40, candidates=40)
+    whole = index.vectors.offset + vectors.nbytes
+    assert index.pages_read == -(-whole // 4096)
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_pages_are_asked_for_ahead_when_the_file_is_not_in_memory(
+    index, vectors, cold, monkeypatch
+):
+    asked = []
+    real = index.vectors
+
+    class Mapped:
+        def __len__(self):
+            return len(real._mmap)
+
+        def madvise(self, what, start, length):
+            asked.extend(range(start // 4096, -(-(start + length) // 4096)))
+            real._mmap.madvise(what, start, length)  # a start off a page is an error
+
+    class Vectors:
+        _mmap, strides, shape = Mapped(), real.strides, real.shape
+        __getitem__ = staticmethod(real.__getitem__)
+
+    expected = index.search(vectors[:1], 10, candidates=60)
+    rows = np.sort(index.coarse.search(vectors[:1], 60)[0][0])
+    faults = iter(range(0, 100, 1 if cold else 100))
+    monkeypatch.setattr(two_tier, "_page_faults", lambda: next(faults, 0))
+    monkeypatch.setattr(index, "vectors", Vectors())
+    for one, other in zip(expected, index.search(vectors[:1], 10, candidates=60)):
+        np.testing.assert_array_equal(one, other)
+    start, stride = index._starts_at, 32 * 4
+    touched = {
+        byte // 4096
+        for row in rows
+        for byte in range(start + row * stride, start + (row + 1) * stride)
+    }
+    assert sorted(asked) == (sorted(touched) if cold else [])
+
+
+def test_half_the_bytes_in_float16(tmp_path, vectors, quantizer):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = TwoTierIndex.build(tmp_path / "i", unit, quantizer=quantizer, storage="float16")
+    ids, scores = index.search(unit[:9], 10, candidates=500)
+    assert index.disk() == unit.nbytes / 2
+    assert index.bytes_read == 9 * 500 * 32 * 2
+    kept = unit.astype(np.float16).astype(float)
+    for query, found, given in zip(unit[:9].astype(float), ids.tolist(), scores, strict=True):
+        for row, score in zip(found, given):
+            cosine = query @ kept[row] / np.linalg.norm(kept[row]) / np.linalg.norm(query)
+            assert abs(cosine - score) < 1e-6
+
+
+def test_other_vectors_can_rank(tmp_path, vectors):
+    """Codes of the first half of the dimensions, ranked by all of them."""
+    index = TwoTierIndex.build(tmp_path / "i", vectors[:, :16], codes="int8", ranked=vectors)
+    truth = ExactIndex(vectors).search(vectors[:5], 10)
+    found = index.search(vectors[:5, :16], 10, candidates=2000, ranking=vectors[:5])
+    np.testing.assert_array_equal(found[0], truth[0])
+    np.testing.assert_allclose(found[1], truth[1], rtol=1e-6)
+    with pytest.raises(ShapeError, match="32"):
+        index.search(vectors[:5, :16], 10)
+    with pytest.raises(ShapeError, match="as many in ranking"):
+        index.search(vectors[:5, :16], 10, ranking=vectors[:4])
+    with pytest.raises(InputError, match="zero"):
+        index.search(vectors[:1, :16], 10, ranking=np.zeros((1, 32)))
+    for wrong, problem in ((vectors[:9], "as many ranked"), (vectors * 1e6, "infinite in float16")):
+        with pytest.raises(InputError, match=problem):
+            TwoTierIndex.build(
+                tmp_path / "j", vectors, codes="binary", ranked=wrong, storage="float16"
+            )
 
 
 def test_masks_and_large_k(index, vectors):

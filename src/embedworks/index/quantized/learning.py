@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,93 @@ from embedworks.index.quantized.product import ProductQuantizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["contrastive_loss", "learn_quantizer", "quantize_through"]
+    PlanStep: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+__all__ = [
+    "Plan",
+    "check_positives",
+    "contrastive_loss",
+    "descend",
+    "learn_quantizer",
+    "quantize_through",
+]
+
+
+class Plan:
+    """The batches of a training run: rows of each, what is contrasted, and the learning rate.
+
+    Args:
+        positives: One relevant document of each query, int (Q,).
+        batches: Triples (query, positive, negative), a negative of -1 for none; None draws
+            random batches of ``batch_size``, new ones every epoch.
+        documents: How many documents there are.
+        epochs: Passes over the batches.
+        batch_size: Queries per random batch.
+        seed: Seed of random batches.
+        learning_rate: At the first step; falls to 0 in a line.
+
+    Raises:
+        ShapeError: When a batch does not hold triples of integers.
+        InputError: When an argument or a number in a batch is out of range, or there is nothing
+            to train on.
+    """
+
+    def __init__(
+        self,
+        positives: np.ndarray,
+        batches: Iterable[np.ndarray] | None,
+        *,
+        documents: int,
+        epochs: int,
+        batch_size: int,
+        seed: int,
+        learning_rate: float,
+    ) -> None:
+        check_in_range(epochs, name="epochs", low=1)
+        check_in_range(batch_size, name="batch_size", low=2)
+        check_in_range(learning_rate, name="learning_rate", low=0, open_low=True)
+        given = None if batches is None else _checked(batches, len(positives), documents)
+        self.batches = [
+            batch
+            for epoch in range(epochs)
+            for batch in (
+                _random_batches(positives, batch_size, seed=seed, epoch=epoch)
+                if given is None
+                else given
+            )
+        ]
+        if not self.batches:
+            raise InputError("There is no batch to train on: two queries are needed at least.")
+        self.positives, self.learning_rate = positives, learning_rate
+
+    def steps(self, optimizer: torch.optim.Optimizer, title: str) -> Iterator[PlanStep]:
+        """Yield ``(query rows, document rows, known)`` per batch, after setting the rate.
+
+        ``known`` is a bool tensor (B, N): which documents are the own positive of a query. The
+        first B documents are the queries' positives.
+        """
+        torch = _torch()
+        for step, batch in enumerate(track(self.batches, title)):
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * (1 - step / len(self.batches))
+            numbers = torch.from_numpy(np.ascontiguousarray(batch[:, 1:].T.reshape(-1)))
+            numbers = numbers[numbers >= 0]
+            rows = torch.from_numpy(batch[:, 0].copy())
+            known = torch.from_numpy(self.positives[batch[:, 0]])[:, None] == numbers[None]
+            yield rows, numbers, known
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Any) -> None:
+    """Take one step down a loss.
+
+    Raises:
+        NonFiniteError: When the loss is NaN or infinite.
+    """
+    if not _torch().isfinite(loss):
+        raise NonFiniteError(f"The loss is {loss.item()}: lower learning_rate.")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def quantize_through(
@@ -97,19 +183,20 @@ def learn_quantizer(
     positives: np.ndarray,
     epochs: int = 5,
     batch_size: int = 256,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     temperature: float = 0.05,
     assign_temperature: float = 0.1,
+    contrast: float = 1.0,
     reconstruction: float = 0.1,
-    train_rotation: bool = True,
+    train_rotation: bool = False,
     seed: int = 0,
 ) -> ProductQuantizer:
     """Train a quantizer so that queries find their documents by the codes.
 
     Queries stay as they are, documents are quantised; the loss contrasts a query's own document
     with those of the other queries of the batch (and the batch's negatives), plus a little
-    reconstruction. The rotation stays orthogonal: it is ``start.rotation`` times the exponential
-    of a skew matrix.
+    reconstruction. The rotation stays as it is; where it is trained it stays orthogonal, as
+    ``start.rotation`` times the exponential of a skew matrix.
 
     Args:
         start: Where to start from, such as ``ProductQuantizer.fit(documents, 24,
@@ -124,8 +211,10 @@ def learn_quantizer(
         learning_rate: Of Adam, falling to 0 in a line.
         temperature: Of the contrast.
         assign_temperature: Of the codewords' softmax, see `quantize_through`.
+        contrast: Weight of the contrast; 0 trains on reconstruction alone.
         reconstruction: Weight of the mean squared distance between vector and codewords.
-        train_rotation: Whether to train the rotation too.
+        train_rotation: Whether to train the rotation too, at a much lower learning rate: on
+            frozen MiniLM vectors that was slower and no better.
         seed: Seed of the batches.
 
     Returns:
@@ -138,51 +227,34 @@ def learn_quantizer(
         MissingExtraError: When torch is not installed.
 
     Paper: Xiao et al. 2022 (BiDR), arXiv 2201.05409, section 3.2, for encoders that are not
-    trained. Differences: the rotation is trained too; a temperature, as vectors have unit length;
+    trained. Differences: a temperature, as vectors have unit length;
     documents are shared by all queries of a batch that are not known to want them.
     """
     torch = _torch()
     queries = check_vectors(queries, name="queries", dim=start.dim)
     documents = check_vectors(documents, name="documents", dim=start.dim)
     check_positives(positives, len(queries), len(documents))
-    check_in_range(epochs, name="epochs", low=1)
-    check_in_range(batch_size, name="batch_size", low=2)
-    for name, value in (
-        ("learning_rate", learning_rate), ("temperature", temperature),
-        ("assign_temperature", assign_temperature),
-    ):  # fmt: skip
+    for name, value in (("temperature", temperature), ("assign_temperature", assign_temperature)):
         check_in_range(value, name=name, low=0, open_low=True)
-    given = None if batches is None else list(batches)
+    for name, value in (("contrast", contrast), ("reconstruction", reconstruction)):
+        check_in_range(value, name=name, low=0)
+    plan = Plan(
+        positives, batches, documents=len(documents), epochs=epochs, batch_size=batch_size,
+        seed=seed, learning_rate=learning_rate,
+    )  # fmt: skip
     first = torch.from_numpy(start.rotation.copy())
     codebooks = torch.nn.Parameter(torch.from_numpy(start.codebooks.copy()))
     skew = torch.nn.Parameter(torch.zeros(start.dim, start.dim), requires_grad=train_rotation)
-    trained = [codebooks, skew] if train_rotation else [codebooks]
-    optimizer = torch.optim.Adam(trained, lr=learning_rate)
-    plan = [
-        batch
-        for epoch in range(epochs)
-        for batch in (given or _random_batches(positives, batch_size, seed=seed, epoch=epoch))
-    ]
+    optimizer = torch.optim.Adam([codebooks, skew] if train_rotation else [codebooks])
     asked, wanted = torch.from_numpy(queries), torch.from_numpy(documents)
-    for step, batch in enumerate(track(plan, "Learning codes")):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (1 - step / len(plan))
+    for rows, numbers, known in plan.steps(optimizer, "Learning codes"):
         rotation = first @ torch.matrix_exp(skew - skew.T) if train_rotation else first
-        numbers = torch.from_numpy(np.ascontiguousarray(batch[:, 1:].T.reshape(-1)))
-        numbers = numbers[numbers >= 0]
         turned = wanted[numbers] @ rotation
         coded = quantize_through(turned, codebooks, temperature=assign_temperature)
-        rows = torch.from_numpy(batch[:, 0].copy())
-        known = torch.from_numpy(positives[batch[:, 0]])[:, None] == numbers[None]
-        loss = contrastive_loss(
+        loss = contrast * contrastive_loss(
             asked[rows] @ rotation, coded, temperature=temperature, ignored=known
         )
-        loss = loss + reconstruction * ((turned - coded) ** 2).sum(-1).mean()
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"The loss is {loss.item()} at step {step}: lower learning_rate.")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss + reconstruction * ((turned - coded) ** 2).sum(-1).mean())
     with torch.no_grad():
         rotation = first @ torch.matrix_exp(skew - skew.T) if train_rotation else first
     return ProductQuantizer(
@@ -202,6 +274,24 @@ def check_positives(positives: np.ndarray, queries: int, documents: int) -> None
             f"positives must be from 0 to {documents - 1}, got {positives.min()} to "
             f"{positives.max()}."
         )
+
+
+def _checked(batches: Iterable[np.ndarray], queries: int, documents: int) -> list[np.ndarray]:
+    """Return given batches as a list, or raise when one has what there is not."""
+    given = [np.asarray(batch) for batch in batches]
+    for place, batch in enumerate(given):
+        if batch.ndim != 2 or batch.shape[1] != 3 or batch.dtype.kind not in "iu" or not len(batch):
+            raise ShapeError(
+                f"A batch must be integers of shape (B, 3), (query, positive, negative); batch "
+                f"{place} is {batch.dtype} of shape {batch.shape}."
+            )
+        low, high = batch.min(axis=0), batch.max(axis=0)
+        if (low < [0, 0, -1]).any() or (high >= [queries, documents, documents]).any():
+            raise InputError(
+                f"Batch {place} has numbers from {low.tolist()} to {high.tolist()}, for "
+                f"{queries} queries, {documents} documents and {documents} negatives (or -1)."
+            )
+    return given
 
 
 def _random_batches(

@@ -19,6 +19,7 @@ CODEWORDS = 256
 _BLOCK = 65_536  # vectors encoded at a time
 _ENOUGH = 39 * CODEWORDS  # vectors faiss wants for 256 codewords
 _MOST = 65_536  # vectors learned from
+_MOST_TURNED = 16_384  # vectors a rotation is learned from, which takes most of the time
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,8 @@ class ProductQuantizer:
         """Learn codewords that reconstruct vectors (N, D) well, with faiss.
 
         Args:
-            vectors: What to learn from; of more than 65,536 an even sample is taken.
+            vectors: What to learn from; of more than 65,536 an even sample is taken (16,384 for
+                the rotation).
             subspaces: Bytes per code, S; D must be a multiple of it.
             rotation: ``"none"``, or ``"opq"``, which turns the space so that the parts can be
                 coded apart with little loss.
@@ -103,12 +105,15 @@ class ProductQuantizer:
                 DataWarning,
                 stacklevel=2,
             )
-        sample = vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), _MOST)).astype(int)]
+        sample = _evenly(vectors, _MOST)
         turn = np.eye(dim, dtype=np.float32)
         if rotation == "opq":
             opq = faiss.OPQMatrix(dim, subspaces)
-            opq.niter = iterations
-            opq.train(sample)
+            inner = faiss.ProductQuantizer(dim, subspaces, 8)
+            inner.cp.seed = seed
+            inner.cp.min_points_per_centroid = 1  # we have warned; faiss would, thousands of times
+            opq.niter, opq.pq = iterations, inner
+            opq.train(_evenly(sample, _MOST_TURNED))
             turn = faiss.vector_to_array(opq.A).reshape(dim, dim).T.copy()
             sample = np.ascontiguousarray(sample @ turn)
         coder = faiss.ProductQuantizer(dim, subspaces, 8)
@@ -174,6 +179,11 @@ class ProductQuantizer:
             )
         if fingerprint != self.fingerprint():
             raise FormatError("The codes were made with other codebooks: encode the vectors again.")
+
+
+def _evenly(vectors: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many vectors, from first to last in even steps."""
+    return vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), most)).astype(int)]
 
 
 def check_subspaces(dim: int, subspaces: int) -> int:
