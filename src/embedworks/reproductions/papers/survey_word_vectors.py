@@ -112,16 +112,20 @@ def word_correlation(
     return float(np.mean(scores)), known / total
 
 
-class _Ladder:
-    """One rung: vectors of texts by whatever the arm names."""
+class _Rung:
+    """Vectors of texts by whatever the arm names."""
 
     def __init__(self, encode: Encode) -> None:
-        self._encode = encode
+        self.encode = encode
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """Return vectors; a text without a known word has a drawn one, near to nothing."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DataWarning)  # a text of unknown words is no match
-            return self._encode(texts)
+            warnings.simplefilter("ignore", DataWarning)
+            found = self.encode(texts).copy()
+        drawn = np.random.default_rng(11).normal(size=found.shape[1])
+        found[~found.any(axis=1)] = drawn / np.linalg.norm(drawn)
+        return found
 
 
 def _base(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Any:
@@ -152,19 +156,19 @@ def _base(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) ->
 
 def _student(
     arm: Arm, fit: Sequence[str], seed: int, settings: Mapping[str, Any], context: Context
-) -> _Ladder:
+) -> _Rung:
     if arm["model"] in ("static", "minilm"):
         name = settings[arm["model"]]
         frozen = context.once(
             ("frozen", name), lambda: FrozenVectors(name, cache=context.cache, device="cpu")
         )
-        return _Ladder(frozen)
+        return _Rung(frozen)
     model = _base(arm, seed, settings, context)
     if arm["weights"] == "sif":
         model = fit_sif(_words(model), fit)
     elif arm["weights"] == "usif":
         model = fit_usif(_words(model), fit)
-    return _Ladder(model.encode)
+    return _Rung(model.encode)
 
 
 def _words(model: Any) -> StaticModel:
@@ -184,7 +188,7 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
     rows = world.train
     fit = list(dict.fromkeys(str(text) for row in rows for text in (row.anchor, row.positive)))
     student = _student(arm, fit, seed, settings, context)
-    correlation, coverage = word_correlation(student.vectors, context.once(("words",), word_pairs))
+    correlation, coverage = word_correlation(student.encode, context.once(("words",), word_pairs))
     outcome = Outcome(
         {"word spearman": correlation, "word coverage": coverage},
         {"sts spearman": graded_items(student, world.test)},
