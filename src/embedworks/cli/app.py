@@ -20,6 +20,7 @@ from embedworks.cli import (
     _search,
     _synthesize,
     _train,
+    _words,
 )
 from embedworks.cli._output import fail, prepare_process
 from embedworks.errors import EmbedworksError, InputError
@@ -43,6 +44,7 @@ for module in (
     _search,
     _evaluate,
     _train,
+    _words,
     _merge,
     _synthesize,
     _reproduce,
