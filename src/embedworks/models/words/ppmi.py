@@ -25,8 +25,8 @@ def ppmi_values(
     """Return ``max(0, ln(p(w, c) / (p(w) p_s(c))) - ln negatives)`` of each pair, float64 (P,).
 
     ``p_s(c)`` is in proportion to ``count(c) ** smoothing``: context distribution smoothing, which
-    keeps rare contexts from looking like the strongest. Levy, Goldberg and Dagan 2015, sections
-    3.1 and 3.2.
+    keeps rare contexts from looking like the strongest. Levy, Goldberg and Dagan 2015, section
+    3.2.
 
     Args:
         counts: Pairs with their counts.
