@@ -71,7 +71,7 @@ def words(
     seconds = time.perf_counter() - started
     save(model, out)
     known = _words_of(model)
-    record = dict(model.metadata)  # type: ignore[attr-defined]
+    record = dict(model.metadata)
     found = {
         "model": str(out),
         "different_words": len(known),

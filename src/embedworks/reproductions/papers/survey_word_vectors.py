@@ -68,7 +68,8 @@ def draw_texts(texts: Sequence[str], words: int, *, seed: int) -> list[str]:
         True
     """
     order = np.random.default_rng([seed, 7]).permutation(len(texts))
-    chosen, total = [], 0
+    chosen: list[str] = []
+    total = 0
     for place in order:
         if total >= words:
             break
@@ -103,7 +104,7 @@ def word_correlation(
     for pairs in sets.values():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # unknown words are counted here
-            first, second = (encode([pair[side] for pair in pairs]) for side in (0, 1))
+            first, second = encode([a for a, _, _ in pairs]), encode([b for _, b, _ in pairs])
         cosines = (first * second).sum(axis=1)
         known += int((first.any(axis=1) & second.any(axis=1)).sum())
         total += len(pairs)
@@ -194,7 +195,7 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
         {"sts spearman": graded_items(student, world.test)},
     )
     for task in context.once(("collections",), _collections):
-        documents = [str(text) for text in task.corpus.values()]  # type: ignore[union-attr]
+        documents = [str(text) for text in task.corpus.values()]
         searcher = _student(arm, documents, seed, settings, context)
         found = retrieval_outcome(searcher, task, metrics=("ndcg@10",))
         outcome = outcome | found.prefixed(f"{task.name} ")
