@@ -3,8 +3,11 @@
     python benchmarks/nested_sizes.py ladder --steps 350 --batch 64
 
 Arms: ``cut`` (not trained), ``random`` (2DMSE with score KL), ``ladder`` (Starbucks) and
-``separate`` (cut to 3 x 128 first, then trained alone). All take the same batches. Needs the
-optional data folder; pairs marked for research only are trained on, so nothing made here ships.
+``separate`` (cut to 3 x 128 first, then trained alone). All take the same batches. With
+``--teacher`` every size follows the scores of the untrained MiniLM as well (its own last layer
+otherwise). Needs the optional data folder; pairs marked for research only are trained on, so
+nothing made here ships. ``--device cuda`` trains there; speed is always measured on the CPU, there
+or elsewhere: ``--save FOLDER`` only trains, ``--model FOLDER`` only measures.
 """
 
 from __future__ import annotations
@@ -45,14 +48,30 @@ def training_rows(seed: int) -> list[Row]:
     return rows
 
 
+def more_rows(seed: int) -> list[Row]:
+    """Words with their dictionary definitions."""
+    found = pair_retrieval("wordnet", 60_000, documents=500, queries=100, seed=seed).train
+    return list(found)
+
+
 def train(model: Any, arm: str, rows: list[Row], options: argparse.Namespace) -> float:
     """Train one arm; return the seconds it took."""
     torch.manual_seed(options.seed)
-    base = ContrastiveLoss(model, temperature=0.05, mini_batch_tokens=2048)
-    samplers = {"ladder": FixedPairs(LADDER), "random": RandomLayerDim((32, 64, 128, 192, 256))}
+    packed = 2048 if options.device == "cpu" else None
+    base = ContrastiveLoss(model, temperature=0.05, mini_batch_tokens=packed)
+    samplers = {
+        "ladder": FixedPairs(LADDER),
+        "random": RandomLayerDim((32, 64, 128, 192, 256)),
+        "separate": FixedPairs([TARGET]),
+    }
     loss: Any = base
-    if arm in samplers:
-        loss = LayerDimLoss(model, base, sampler=samplers[arm], align=ScoreKL(), seed=options.seed)
+    teacher = ew.load("minilm", device=options.device) if options.teacher else None
+    if arm != "separate" or teacher is not None:
+        loss = LayerDimLoss(
+            model, base, sampler=samplers[arm], align=ScoreKL(options.teacher or 1.0),
+            teacher=teacher, seed=options.seed,
+        )  # fmt: skip
+    rows = [*rows, *more_rows(options.seed)] if options.more else rows
     model[0].auto_model.embeddings.requires_grad_(False)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=options.lr, weight_decay=0.01, fused=True)
@@ -64,10 +83,13 @@ def train(model: Any, arm: str, rows: list[Row], options: argparse.Namespace) ->
     started = time.perf_counter()
     for batch in row_batches(rows, options.batch, steps=options.steps, seed=options.seed):
         features = [
-            model.preprocess([str(row.anchor) for row in batch]),
-            model.preprocess([str(row.positive) for row in batch]),
+            {
+                name: value.to(options.device) if isinstance(value, torch.Tensor) else value
+                for name, value in model.preprocess([str(text) for text in texts]).items()
+            }
+            for texts in ([row.anchor for row in batch], [row.positive for row in batch])
         ]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(options.device, dtype=torch.bfloat16):
             value = loss(features, None)
         value.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -75,6 +97,7 @@ def train(model: Any, arm: str, rows: list[Row], options: argparse.Namespace) ->
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
     model.eval()
+    model.to("cpu")
     return time.perf_counter() - started
 
 
@@ -87,17 +110,31 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--teacher", type=float, default=0.0, help="weight of MiniLM's scores")
+    parser.add_argument("--more", action="store_true", help="dictionary definitions as well")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--name", default="", help="name of the result; by default the arm's")
+    parser.add_argument("--save", type=Path, help="write the trained model and stop")
+    parser.add_argument("--model", default="minilm", help="measure this trained model instead")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     where = machine()
-    model: Any = ew.load("minilm", device="cpu")
+    name = options.name or options.arm
+    model: Any = ew.load(options.model, device=options.device)
     model.max_seq_length = 48
-    if options.arm == "separate":
+    trained = options.model != "minilm"
+    if options.arm == "separate" and not trained:
         model = truncate_model(copy.deepcopy(model), *TARGET)
     seconds = 0.0
-    if options.arm != "cut":
+    if options.arm == "cut" or trained:
+        model.to("cpu")
+    else:
         seconds = train(model, options.arm, training_rows(options.seed), options)
+    if options.save:
+        model.save_pretrained(str(options.save))
+        print(f"trained in {seconds:.0f} s")
+        return
     task = pair_retrieval("captions", 2, documents=500, queries=500, seed=0).task("test")
     pairs = list(stsb_graded().part("test"))
     layers, dims = ([3], [128]) if options.arm == "separate" else (range(1, 7), [32, 64, 128, 256])
@@ -112,10 +149,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for task_name in grid.metrics:
         short = task_name.split()[0].lower()
-        grid.heat_map(task_name, options.out / f"nested_sizes-{options.arm}-{short}.svg")
-    settings = {k: v for k, v in vars(options).items() if k != "out"}
+        grid.heat_map(task_name, options.out / f"nested_sizes-{name}-{short}.svg")
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "save", "model")}
     write_result(
-        f"nested_sizes-{options.arm}",
+        f"nested_sizes-{name}",
         {
             "machine": where,
             "versions": versions("torch", "transformers", "sentence-transformers"),
@@ -124,7 +161,7 @@ def main() -> None:
             "peak_memory_mb": peak_memory_mb(),
             "grid": grid.to_dict(),
         },
-        options.out / f"nested_sizes-{options.arm}.json",
+        options.out / f"nested_sizes-{name}.json",
     )
     print(grid.markdown())
 

@@ -308,3 +308,45 @@ def test_it_trains_in_sentence_transformers_trainer(transformer_folder, tmp_path
     again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     assert abs(again.encode(QUERIES) - untouched.encode(QUERIES)).max() > 1e-3
     assert model[0].auto_model.config.output_hidden_states is False
+
+
+@pytest.mark.parametrize("inner", [{}, {"mini_batch_size": 3, "cache_gradients": True}])
+def test_a_frozen_teacher_stands_in_for_the_last_layer(model, inner):
+    teacher = copy.deepcopy(model)
+    with torch.no_grad():  # the teacher is another model by now
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    align = ScoreKL(weight=0.5)
+    loss = LayerDimLoss(
+        model, ContrastiveLoss(model, temperature=0.1, **inner),
+        sampler=FixedPairs([(1, 8), (2, 32)]), align=align, teacher=teacher,
+    )  # fmt: skip
+    value = loss(batch(model))
+    value.backward()
+    with torch.no_grad():
+        taught = [teacher(dict(column))["sentence_embedding"] for column in batch(model)]
+        expected = 0.0
+        for layer, dim in ((1, 8), (2, 32)):  # the whole model is aligned too
+            cut = truncate_model(model, layer)
+            mine = [cut(dict(column))["sentence_embedding"][:, :dim] for column in batch(model)]
+            unit = [torch.nn.functional.normalize(column, dim=-1) for column in mine]
+            base = ContrastiveLoss(None, temperature=0.1).compute_loss_from_embeddings(unit)
+            expected += float(base + align(mine, mine, taught))
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+    assert not any(parameter.grad is not None for parameter in teacher.parameters())
+    assert not any("teacher" in name for name in loss.state_dict())
+    assert loss.get_config_dict()["teacher"] == "frozen model"
+
+
+def test_teachers_that_cannot_teach_are_refused(model, static_folder):
+    options = {"sampler": FixedPairs([(1, 8)])}
+    teacher = copy.deepcopy(model)
+    for align in (None, PCACompress()):
+        with pytest.raises(InputError, match="through align"):
+            LayerDimLoss(model, ContrastiveLoss(model), align=align, teacher=teacher, **options)
+    with pytest.raises(InputError, match="a copy, frozen"):
+        LayerDimLoss(model, ContrastiveLoss(model), align=ScoreKL(), teacher=model, **options)
+    with pytest.raises(InputError, match="tokenises unlike"):
+        LayerDimLoss(
+            model, ContrastiveLoss(model), align=ScoreKL(), teacher=torch.nn.Linear(2, 2), **options
+        )

@@ -18,7 +18,7 @@ def recipe(**stage):
 def test_the_papers_are_there():
     assert PAPERS == [
         "2dmse", "gistembed", "kalm-v2", "lg-anna", "llama-embed-nemotron", "nv-embed", "peg",
-        "qzhou", "rzenembed", "self-positioning", "starbucks",
+        "qzhou", "rzenembed", "self-positioning", "starbucks", "text2token",
     ]  # fmt: skip
 
 
@@ -108,6 +108,7 @@ def test_every_misspelt_key_is_named_with_a_hint():
         ({"nested": {}, "matryoshka": {"dims": [8]}}, "leave out matryoshka"),
         ({"nested": {"sampler": "ladder", "dims": [8]}}, "dims goes with the sampler 'random'"),
         ({"nested": {"sampler": "laddr"}}, "nested.sampler"),
+        ({"nested": {"teacher": "start", "align": "pca"}}, "teaches through align"),
         ({"reset_optimizer": False}, "no optimiser state"),
         ({"data": []}, "data is empty"),
         ({"data": [{"name": "a"}]}, "give one of rows, file and documents"),

@@ -410,6 +410,7 @@ def test_a_guide_a_teacher_and_truncated_dimensions(
     "nested",
     [
         {"sampler": "ladder", "pairs": [[1, 8]], "align": "scores"},
+        {"sampler": "ladder", "pairs": [[1, 8]], "teacher": "start"},
         {"sampler": "random", "dims": [8, 16], "align": "vectors", "detach_teacher": False},
         {"sampler": "all_layers", "dim": 8, "align": "pca", "layer_weighting": "log"},
     ],

@@ -10,6 +10,7 @@ import typer
 import embedworks
 from embedworks.cli import (
     _adapt,
+    _bench,
     _compare,
     _evaluate,
     _index,
@@ -49,6 +50,7 @@ for module in (
     _synthesize,
     _reproduce,
     _limits,
+    _bench,
     _inspect,
 ):
     module.register(app)

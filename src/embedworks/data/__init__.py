@@ -9,6 +9,9 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "linearize_table": "linearize",
+        "linearize_row": "linearize",
+        "linearize_record": "linearize",
         "Answered": "_synthesis.synthesizer",
         "BATCH_STRATEGIES": "batch_strategies",
         "BatchPlan": "batches",

@@ -5,7 +5,8 @@ of items and an interval, and systems are compared on the same items.
 
 Beside the modules that hold this together (`outcomes`, `systems`, `tasks`, `runner`, `suites`):
 `kinds/` has the tasks, `sets/` where their data comes from, `statistics/` metrics and
-comparisons, `reports/` pages and tables, `limits/` what vectors can express at all.
+comparisons, `reports/` pages and tables, `limits/` what vectors can express at all, `filtered/`
+how fast and how well indexes search under a filter.
 """
 
 from embedworks._core.lazy import attach as _attach
@@ -13,8 +14,14 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "token_contributions": "attribution",
+        "leave_one_out": "attribution",
+        "integrated_gradients": "attribution",
+        "Attribution": "attribution",
         "BETTER": "outcomes",
         "CRITICAL_N": "limits.capacity",
+        "FILTERED_METHODS": "filtered.contestants",
+        "FILTER_KINDS": "filtered.workloads",
         "GENERATED_CAVEAT": "sets.generated_tasks",
         "GridCell": "layer_grid",
         "LEARNERS": "kinds.label_tasks",
@@ -36,6 +43,7 @@ __getattr__, __dir__, __all__ = _attach(
         "AttributeInferenceTask": "kinds.leakage",
         "Average": "statistics.comparing",
         "BitextTask": "kinds.bitext",
+        "BuiltIndex": "filtered.methods",
         "ClassificationTask": "kinds.label_tasks",
         "ClusteringTask": "kinds.label_tasks",
         "Comparison": "kinds.retrieval",
@@ -50,6 +58,12 @@ __getattr__, __dir__, __all__ = _attach(
         "ExposureTask": "kinds.bias_pairs",
         "FailedQuery": "kinds.failures",
         "Failure": "outcomes",
+        "FilteredCell": "filtered.workloads",
+        "FilteredData": "filtered.worlds",
+        "FilteredMethod": "filtered.methods",
+        "FilteredReport": "filtered.report",
+        "FilteredTruth": "filtered.ground_truth",
+        "FilteredWorkload": "filtered.workloads",
         "FreeEmbeddings": "limits.free_embeddings",
         "FusedSystem": "ranking_systems",
         "Gap": "statistics.comparing",
@@ -123,6 +137,7 @@ __getattr__, __dir__, __all__ = _attach(
         "chance_levels": "kinds.reasoning",
         "check_contamination": "contamination",
         "chunk_run_to_doc_run": "kinds.retrieval",
+        "compare_filtered": "filtered.measurement",
         "compare_runs": "kinds.retrieval",
         "compare_systems": "statistics.comparing",
         "critical_n": "limits.free_embeddings",
@@ -137,6 +152,9 @@ __getattr__, __dir__, __all__ = _attach(
         "evaluate_grid": "layer_grid",
         "evaluate_systems": "runner",
         "evaluation_markdown": "reports.evaluation_report",
+        "exact_filtered": "filtered.ground_truth",
+        "filter_correlation": "filtered.ground_truth",
+        "filtered_workload": "filtered.workloads",
         "format_table": "reports.tables",
         "from_mteb": "mteb_adapter",
         "gaussian_epsilon": "kinds.privacy",
@@ -145,6 +163,7 @@ __getattr__, __dir__, __all__ = _attach(
         "generated_probe": "kinds.probing",
         "generated_robustness": "kinds.robustness",
         "geometry_report": "kinds.geometry",
+        "hold_out_queries": "filtered.worlds",
         "instruction_gap": "instructions",
         "int8_vectors": "kinds.privacy",
         "iso_score": "kinds.geometry",
@@ -157,6 +176,7 @@ __getattr__, __dir__, __all__ = _attach(
         "linear_cka": "kinds.geometry",
         "load_choice_csv": "sets.reasoning_data",
         "load_collection": "sets.own_data",
+        "load_filtered_data": "filtered.own_data",
         "load_limit": "limits.limit_data",
         "load_limit_qrels": "limits.limit_data",
         "load_qrels": "sets.judgements",
@@ -183,6 +203,7 @@ __getattr__, __dir__, __all__ = _attach(
         "open_system": "ranking_systems",
         "open_vectors": "remote",
         "optimize_free_embeddings": "limits.free_embeddings",
+        "own_filters": "filtered.own_data",
         "paired_difference": "statistics.intervals",
         "parse_metric": "statistics.metrics",
         "partition_isotropy": "kinds.geometry",
@@ -200,6 +221,8 @@ __getattr__, __dir__, __all__ = _attach(
         "reasoning_set": "sets.reasoning_sets",
         "recall_at_k": "statistics.metrics",
         "render_evaluation_report": "reports.evaluation_report",
+        "render_filtered_curves": "filtered.plots",
+        "render_filtered_speeds": "filtered.plots",
         "render_report": "reports.report",
         "required_sample_size": "statistics.sample_sizes",
         "rounded_vectors": "kinds.privacy",
@@ -207,6 +230,7 @@ __getattr__, __dir__, __all__ = _attach(
         "split_by_depth": "kinds.long_context",
         "success_at_k": "statistics.metrics",
         "swap_words": "kinds.bias_pairs",
+        "synthetic_filtered_data": "filtered.worlds",
         "task_texts": "contamination",
         "to_mteb": "mteb_adapter",
         "uniformity": "kinds.geometry",

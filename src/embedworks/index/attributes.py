@@ -262,7 +262,19 @@ class _Joined(Filter):
     total: int
     any: bool
 
+    @property
+    def run(self) -> tuple[str, int, int] | None:
+        runs = [part.run for part in self.parts]
+        known = [run for run in runs if run is not None]
+        if self.any or len(known) < len(runs) or len({name for name, _, _ in known}) > 1:
+            return None
+        start, end = max(run[1] for run in known), min(run[2] for run in known)
+        return known[0][0], start, max(start, end)
+
     def cardinality(self) -> Cardinality:
+        if self.run is not None:
+            count = self.run[2] - self.run[1]
+            return Cardinality(count, count, count)
         parts = [part.cardinality() for part in self.parts]
         total = self.total
         if not total:
@@ -360,6 +372,13 @@ class AttributeTable:
             made = _SetColumn if kind_of(array.type) == "set" else _SortedColumn
             self._columns[name] = made(name, array)
         return self._columns[name]
+
+    def rank(self, name: str) -> np.ndarray:
+        """Return the place of every row in the order of a column of single values, int32 (M,)."""
+        column = self.column(name)
+        if isinstance(column, _SetColumn):
+            raise InputError(f"Column {name!r} holds sets: its rows have no order.")
+        return column.rank
 
     @property
     def sample(self) -> np.ndarray:

@@ -76,9 +76,9 @@ class ExactIndex:
         if self.similarity == "cosine":
             with np.errstate(divide="ignore"):
                 self._scale = np.where(self.norms > 0, 1.0 / self.norms, 0.0)
-            self._largest = 1.0
+            self.largest = 1.0
         else:
-            self._largest = float(self.norms.max(initial=0.0))
+            self.largest = float(self.norms.max(initial=0.0))
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -251,7 +251,7 @@ class ExactIndex:
 
     def margins(self, queries: np.ndarray) -> np.ndarray:
         """Bound twice the rounding error of a float32 dot product, per query: float32 (Q,)."""
-        error = (queries.shape[1] + 4) * 2.0**-24 * row_norms(queries) * self._largest
+        error = (queries.shape[1] + 4) * 2.0**-24 * row_norms(queries) * self.largest
         return np.asarray(np.minimum(2 * error, _LARGEST_FLOAT32), dtype=np.float32)
 
     def _blocks(

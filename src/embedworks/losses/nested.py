@@ -47,6 +47,9 @@ class LayerDimLoss(nn.Module):
         prior_weight: Of the other layers' views.
         detach_teacher: Whether the last layer only teaches. False lets the alignment pull it
             toward the small views too, as the first published code did.
+        teacher: A frozen ``SentenceTransformer`` that tokenises like ``model``, such as a copy of
+            it before the training. All views, the whole model's too, are aligned to its vectors
+            in place of the last layer's, which move while they teach.
         seed: Of the sampler's draws. All devices must have the same.
 
     Attributes:
@@ -76,10 +79,12 @@ class LayerDimLoss(nn.Module):
         last_weight: float = 1.0,
         prior_weight: float = 1.0,
         detach_teacher: bool = True,
+        teacher: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check_loss(loss)
+        _check_teacher(model, align, teacher)
         check_in_range(last_weight, name="last_weight", low=0.0)
         check_in_range(prior_weight, name="prior_weight", low=0.0)
         layer_weight(1, layer_weighting)
@@ -91,6 +96,8 @@ class LayerDimLoss(nn.Module):
         self.last_weight = last_weight
         self.prior_weight = prior_weight
         self.detach_teacher = detach_teacher
+        # Held in a tuple so that it is not trained or saved with the loss.
+        self._teacher = (teacher.eval() if teacher is not None else None,)
         self.seed = seed
         self.layers = len(check_layers(model))
         self.width = int(model.get_embedding_dimension())
@@ -134,15 +141,25 @@ class LayerDimLoss(nn.Module):
             mini_batch_size=getattr(self.loss, "mini_batch_size", None),
             mini_batch_tokens=getattr(self.loss, "mini_batch_tokens", None),
         )
+        taught = self._taught(plain)
         if not (self.uses_gradient_cache and torch.is_grad_enabled()):
-            return self._total(embedder.embed(plain).vectors, layers, labels)
+            return self._total(embedder.embed(plain).vectors, layers, labels, taught)
         cached, replay = embedder.embed_detached(plain)
-        loss = self._total(cached.vectors, layers, labels)
+        loss = self._total(cached.vectors, layers, labels, taught)
         loss.backward()  # type: ignore[no-untyped-call]
         loss = loss.detach().requires_grad_()
         no_sync: Callable[[], Any] | None = getattr(self.model, "no_sync", None)
         loss.register_hook(lambda gradient: replay(gradient, no_sync))  # type: ignore[no-untyped-call]
         return loss
+
+    def _taught(self, columns: Sequence[dict[str, Any]]) -> list[Tensor] | None:
+        """Return the frozen teacher's vectors per column, (B, D), or None without one."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            return None
+        teacher.to(next(iter(columns[0].values())).device)
+        with torch.no_grad():
+            return [teacher(dict(column))["sentence_embedding"] for column in columns]
 
     def _draw(self) -> list[View]:
         number = int(self.views_drawn)
@@ -153,7 +170,11 @@ class LayerDimLoss(nn.Module):
         return sorted(self.sampler.draw(self.layers, self.width, rng))
 
     def _total(
-        self, joined: Sequence[Tensor], layers: Sequence[int], labels: Tensor | None
+        self,
+        joined: Sequence[Tensor],
+        layers: Sequence[int],
+        labels: Tensor | None,
+        taught: list[Tensor] | None,
     ) -> Tensor:
         """Return the sum over views.
 
@@ -161,6 +182,7 @@ class LayerDimLoss(nn.Module):
             joined: Per column, (B, L D): the chosen layers side by side.
             layers: Their numbers.
             labels: The label column.
+            taught: Per column, (B, D) of the frozen teacher.
         """
         width = joined[0].shape[1] // len(layers)
         own = {
@@ -168,6 +190,8 @@ class LayerDimLoss(nn.Module):
             for place, layer in enumerate(layers)
         }
         last = own[self.layers]
+        if taught is not None:
+            last = taught
         teacher = [column.detach() for column in last] if self.detach_teacher else last
         total = joined[0].new_zeros(())
         aligned = 0.0
@@ -190,7 +214,7 @@ class LayerDimLoss(nn.Module):
         if self.align.full_view:
             # What packs directions into few coordinates has nothing to do at full width.
             return view.dim < width
-        return not whole
+        return not whole or self._teacher[0] is not None
 
     def _loss_of(self, columns: list[Tensor], labels: Tensor | None) -> Tensor:
         if self.normalizes:
@@ -217,7 +241,20 @@ class LayerDimLoss(nn.Module):
             "last_weight": self.last_weight,
             "prior_weight": self.prior_weight,
             "detach_teacher": self.detach_teacher,
+            "teacher": "last layer" if self._teacher[0] is None else "frozen model",
         }
+
+
+def _check_teacher(model: Any, align: Aligner | None, teacher: nn.Module | None) -> None:
+    if teacher is None:
+        return
+    if align is None or align.full_view:
+        raise InputError("a teacher teaches through align: use ScoreKL or VectorKL.")
+    if teacher is model:
+        raise InputError("the teacher is the model being trained: give it a copy, frozen.")
+    mine, theirs = (getattr(which, "tokenizer", None) for which in (model, teacher))
+    if mine is None or theirs is None or mine.get_vocab() != theirs.get_vocab():
+        raise InputError("the teacher tokenises unlike the model: it cannot read its batches.")
 
 
 def _check_loss(loss: nn.Module) -> None:

@@ -16,7 +16,7 @@ from embedworks._core.seeding import derive_seed
 from embedworks._core.validation import check_choice
 from embedworks.errors import EmptyInputError, InputError
 
-__all__ = ["ARCHITECTURES", "new_model", "train_tokenizer"]
+__all__ = ["ARCHITECTURES", "new_language_model", "new_model", "train_tokenizer"]
 
 #: Architectures with the names that sizes have in their configuration. The first group are
 #: encoders, the second decoders, the last encoder-decoders of which the encoder is used.
@@ -149,26 +149,8 @@ def new_model(
     import torch
     import transformers
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    check_choice(architecture, [*ARCHITECTURES, *CONFIG_MAPPING.keys()], name="architecture")
-    if layers < 1 or dim < 1 or heads < 1 or dim % heads:
-        raise InputError(
-            f"{layers} layers of {dim} dimensions with {heads} heads do not fit: heads must divide "
-            "the dimensions."
-        )
-    values = _sizes(architecture, dim, layers, heads, ff_dim or 4 * dim, max_tokens)
-    values |= {
-        "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id,
-    }  # fmt: skip
-    if architecture == "modernbert":
-        values |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
-    known = transformers.AutoConfig.for_model(architecture).to_dict()
-    unknown = sorted(set(config) - set(known))
-    if unknown:
-        raise InputError(f"the configuration of {architecture} has no {unknown}.")
-    made = transformers.AutoConfig.for_model(architecture, **{**values, **config})
+    made = _configured(architecture, tokenizer, dim, layers, heads, ff_dim, max_tokens, config)
     with torch.random.fork_rng(devices=[]), no_bars(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(derive_seed(seed, "new model"))
         if architecture == "t5":
@@ -187,6 +169,96 @@ def new_model(
 
         make_bidirectional(model)
     return model
+
+
+def new_language_model(
+    architecture: str,
+    tokenizer: Any,
+    *,
+    masked: bool = False,
+    dim: int = 256,
+    layers: int = 4,
+    heads: int = 4,
+    ff_dim: int | None = None,
+    max_tokens: int = 512,
+    seed: int = 0,
+    **config: Any,
+) -> Any:
+    """Return a language model of transformers with random weights, its output layer tied.
+
+    Args:
+        architecture: As for `new_model`.
+        tokenizer: As `train_tokenizer` makes.
+        masked: Whether it fills in masked tokens, as encoders do; else it says what comes next.
+        dim: Hidden size, D.
+        layers: L.
+        heads: Attention heads; they divide ``dim``.
+        ff_dim: Inner size of the MLPs; None takes 4 D.
+        max_tokens: Longest text.
+        seed: Of the weights.
+        config: Further values of the architecture's configuration.
+
+    Raises:
+        UnknownNameError: When transformers has no such architecture.
+        InputError: When sizes do not fit, or the architecture has no such output layer.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a file", "a folder"], vocab_size=270)
+        >>> lm = new_language_model("qwen3", tokenizer, dim=16, layers=1, heads=2)
+        >>> lm(**tokenizer(["a file"], return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+        True
+    """
+    require_extra("transformers", extra="train", purpose="make a language model")
+    import torch
+    import transformers
+
+    config.setdefault("tie_word_embeddings", True)
+    made = _configured(architecture, tokenizer, dim, layers, heads, ff_dim, max_tokens, config)
+    kind = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "new model"))
+        try:
+            model = kind.from_config(made)
+        except ValueError as error:
+            raise InputError(
+                f"{architecture} has no output layer for {'masked' if masked else 'next'} tokens."
+            ) from error
+    model.eval()
+    return model
+
+
+def _configured(
+    architecture: str,
+    tokenizer: Any,
+    dim: int,
+    layers: int,
+    heads: int,
+    ff_dim: int | None,
+    max_tokens: int,
+    config: dict[str, Any],
+) -> Any:
+    """Return the architecture's configuration, checked."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    check_choice(architecture, [*ARCHITECTURES, *CONFIG_MAPPING.keys()], name="architecture")
+    if layers < 1 or dim < 1 or heads < 1 or dim % heads:
+        raise InputError(
+            f"{layers} layers of {dim} dimensions with {heads} heads do not fit: heads must divide "
+            "the dimensions."
+        )
+    values = _sizes(architecture, dim, layers, heads, ff_dim or 4 * dim, max_tokens)
+    values |= {
+        "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id,
+    }  # fmt: skip
+    if architecture == "modernbert":
+        values |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    known = transformers.AutoConfig.for_model(architecture).to_dict()
+    unknown = sorted(set(config) - set(known) - {"tie_word_embeddings"})
+    if unknown:
+        raise InputError(f"the configuration of {architecture} has no {unknown}.")
+    return transformers.AutoConfig.for_model(architecture, **{**values, **config})
 
 
 def _sizes(

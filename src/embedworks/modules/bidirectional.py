@@ -144,9 +144,10 @@ def _probe_ids(body: Any) -> Tensor:
 
 
 def _body(model: Any) -> Any:
-    """Return the transformers model inside."""
+    """Return the transformers model inside, without its head."""
     try:
-        return model[0].auto_model
+        inside = model[0].auto_model
+        return getattr(inside, "base_model", inside)
     except (TypeError, KeyError, IndexError, AttributeError):
         pass
     if not hasattr(model, "config") or not isinstance(model, nn.Module):
@@ -154,4 +155,4 @@ def _body(model: Any) -> Any:
             f"a {type(model).__name__} has no transformer: expected a SentenceTransformer or a "
             "transformers model."
         )
-    return model
+    return getattr(model, "base_model", model)

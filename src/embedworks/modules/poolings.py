@@ -30,6 +30,7 @@ __all__ = [
     "PowerMeanPooling",
     "SelfAttentionPooling",
     "TokenPooling",
+    "WeightedMeanPooling",
 ]
 
 
@@ -184,6 +185,23 @@ class MaskedMeanPooling(TokenPooling):
     def pool(self, tokens: Tensor, pooled: Tensor, real: Tensor) -> Tensor:
         """Return (B, D)."""
         return _mean(tokens, pooled)
+
+
+@POOLINGS.register("weighted-mean", summary="Mean with weights 1, 2, 3, ... over the tokens.")
+class WeightedMeanPooling(TokenPooling):
+    """The mean over pooled tokens, the n-th with weight n: in a causal model the last know most.
+
+    Args:
+        embedding_dimension: D.
+
+    Paper: Muennighoff 2022, arXiv 2202.08904, section 3.1.
+    """
+
+    def pool(self, tokens: Tensor, pooled: Tensor, real: Tensor) -> Tensor:
+        """Return (B, D)."""
+        exact = torch.promote_types(tokens.dtype, torch.float32)
+        weights = (pooled.cumsum(dim=1) * pooled).to(exact)[:, :, None]
+        return ((tokens * weights).sum(dim=1) / weights.sum(dim=1)).to(tokens.dtype)
 
 
 @POOLINGS.register("last-token", summary="State of the last token, checked to be EOS if given.")

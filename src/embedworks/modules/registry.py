@@ -20,6 +20,7 @@ __all__ = ["MODULE_CLASSES", "own_module_classes"]
 #: Class name -> the file of this room that has it. Class names are part of the file format.
 MODULE_CLASSES: dict[str, str] = {
     "InstructedTransformer": "instructions",
+    "LMEmbedder": "prompting.lm_embedder",
     "LastTokenPooling": "poolings",
     "LatentAttentionPooling": "poolings",
     "LayerMixing": "layer_mixing",
@@ -28,6 +29,7 @@ MODULE_CLASSES: dict[str, str] = {
     "MaskedMeanPooling": "poolings",
     "PowerMeanPooling": "poolings",
     "SelfAttentionPooling": "poolings",
+    "WeightedMeanPooling": "poolings",
 }
 
 

@@ -46,6 +46,7 @@ __getattr__, __dir__, __all__ = _attach(
         "conflict_batches": "conflicts",
         "cosqa_task": "real_data",
         "data_file": "real_data",
+        "english_texts": "language_texts",
         "estimate": "comparisons",
         "frozen_fields": "loop",
         "graded_items": "scores",

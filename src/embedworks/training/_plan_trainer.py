@@ -31,13 +31,18 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from embedworks._core.seeding import derive_seed
 from embedworks.data import BatchPlan, BatchSettings, RowCollator, RowSet
 from embedworks.errors import FormatError, InputError
-from embedworks.training._plan_losses import DEFAULT_LOSS, build_loss
+from embedworks.training._plan_losses import (
+    DEFAULT_LOSS,
+    build_loss,
+    default_mini_batch_tokens,
+)
 from embedworks.training.callbacks import (
     JournalCallback,
     ObjectiveCallback,
     is_complete,
     load_objective,
 )
+from embedworks.training.plan_tokens import target_loss
 
 if TYPE_CHECKING:
     from embedworks.training.plan import ModelSettings, StageSettings
@@ -128,9 +133,13 @@ def make_parts(
     _freeze(model, stage)
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    loss = build_loss(
-        model, stage, sources=collator.sources, guide=guide, teacher=teacher, seed=seed
-    )
+    if stage.token_targets is not None:
+        tokens = stage.mini_batch_tokens or default_mini_batch_tokens(model)
+        loss = target_loss(model, rows, stage, tokens)
+    else:
+        loss = build_loss(
+            model, stage, sources=collator.sources, guide=guide, teacher=teacher, seed=seed
+        )
     return StageParts(model, loss, collator, batches, steps)
 
 

@@ -32,6 +32,7 @@ from embedworks.merging import DATA_MERGE_METHODS, check_merge
 from embedworks.negatives import MinerSettings
 from embedworks.training._plan_values import overlay, unknown_keys
 from embedworks.training.plan_nested import NestedSettings
+from embedworks.training.plan_tokens import PretrainSettings, TokenTargetSettings, token_problems
 from embedworks.training.sources import DecontaminationSettings, SourceSettings
 
 __all__ = [
@@ -295,6 +296,10 @@ class StageSettings(Settings):
     matryoshka: MatryoshkaSettings | None = None
     nested: NestedSettings | None = None
     """Train for fewer layers as well as fewer dimensions; in place of ``matryoshka``."""
+    pretrain: PretrainSettings | None = None
+    """Train as a language model on the rows' texts, in place of the objective."""
+    token_targets: TokenTargetSettings | None = None
+    """Learn which tokens each text should point at, in place of the objective."""
     start: str | None = None
     """What training starts from: ``base``, or the name of an earlier stage; None for the stage
     before."""
@@ -328,7 +333,7 @@ class StageSettings(Settings):
 
 def _stage_problems(stage: StageSettings) -> list[str]:
     """Return what does not fit together in a stage."""
-    found = []
+    found = list(token_problems(stage))
     names = stage.source_names
     merges = stage.merge is not None and stage.merge.method in DATA_MERGE_METHODS
     if not names and (stage.steps != 0 or merges):
@@ -478,6 +483,10 @@ class PlanSettings(Settings):
         if not self.stages[0].reset_optimizer:
             raise ValueError("the first stage has no optimiser state to go on with")
         for place, stage in enumerate(self.stages):
+            if not stage.reset_optimizer and self.stages[place - 1].pretrain is not None:
+                raise ValueError(
+                    f"stage {stage.name!r}: pretrain leaves no optimiser to go on with"
+                )
             if problems := list(_unknown_models(stage, names[:place])):
                 raise ValueError(f"stage {stage.name!r}: {'; '.join(problems)}")
         sources = {name for stage in self.stages for name in stage.source_names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -47,6 +48,9 @@ class NestedSettings(Settings):
     prior_weight: Weight = 1.0
     detach_teacher: bool = True
     """Whether the last layer only teaches."""
+    teacher: Literal["last_layer", "start"] = "last_layer"
+    """What views follow: the ``last_layer`` as it is trained, or the whole model as it was at the
+    ``start`` of the stage, frozen."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -60,6 +64,8 @@ class NestedSettings(Settings):
             for name in names:
                 if sampler != self.sampler and getattr(self, name) != usual[name].default:
                     raise ValueError(f"{name} goes with the sampler {sampler!r}, and only with it")
+        if self.teacher == "start" and self.align not in ("vectors", "scores"):
+            raise ValueError("teacher: start teaches through align: vectors or scores")
         return self
 
 
@@ -103,5 +109,6 @@ def build_nested(model: Any, loss: Any, wanted: NestedSettings, *, seed: int) ->
         last_weight=wanted.last_weight,
         prior_weight=wanted.prior_weight,
         detach_teacher=wanted.detach_teacher,
+        teacher=copy.deepcopy(model).requires_grad_(False) if wanted.teacher == "start" else None,
         seed=seed,
     )

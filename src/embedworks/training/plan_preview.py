@@ -228,7 +228,7 @@ def _planned(
     shares = dict(zip(plan_of_batches.units.names, plan_of_batches.shares.tolist(), strict=True))
     sources = tuple(replace(s, share=shares.get(s.name)) for s in preview.sources)
     preview = replace(preview, steps=steps, sources=sources)
-    if not measure:
+    if not measure or stage.pretrain is not None:
         return preview, speed
     try:
         seconds, tokens = _time_steps(plan, plain, rows)

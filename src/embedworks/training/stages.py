@@ -14,7 +14,7 @@ from embedworks._core.bars import no_bars
 from embedworks._core.extras import require_extra
 from embedworks._core.files import atomic_directory, read_json, write_json, write_text
 from embedworks.data import RowSet
-from embedworks.errors import EmbedworksError
+from embedworks.errors import EmbedworksError, InputError
 from embedworks.training.plan import PlanSettings, StageSettings
 from embedworks.training.plan_files import load_plan
 
@@ -300,6 +300,9 @@ class _Job:
         folder = self.folder.work / stage.name
         rows = RowSet.load(folder / "rows.parquet")
         model = self._trainable(place)
+        if stage.pretrain is not None:
+            self._pretrain(place, stage, model, rows)
+            return
         parts = make_parts(
             model,
             rows,
@@ -336,6 +339,21 @@ class _Job:
             self.folder.finish_step(f"{stage.name}/model", done)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         self._share()
+
+    def _pretrain(self, place: int, stage: StageSettings, model: Any, rows: RowSet) -> None:
+        """Train a stage's model as a language model and save it; a kill starts the stage anew."""
+        from embedworks.models import save
+        from embedworks.training.plan_tokens import pretrain_stage
+
+        if self.processes.world > 1:
+            raise InputError(f"stage {stage.name!r} pre-trains, which takes one process.")
+        done = pretrain_stage(
+            model, rows, stage, seed=self.plan.seed, show_progress=self.show_progress
+        )
+        save(model, self.folder.work / stage.name / ("model" if stage.merge is None else "trained"))
+        if stage.merge is not None:
+            done["merge"] = self._merge(place, stage)["merge"]
+        self.folder.finish_step(f"{stage.name}/model", done)
 
     def _merge(self, place: int, stage: StageSettings) -> dict[str, Any]:
         """Merge what a stage trained with other models, into its model."""

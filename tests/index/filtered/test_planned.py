@@ -51,9 +51,9 @@ def check(index, attributes, queries, k, where, plan="auto", removed=()):
     found = index.search(queries, k, where=where, plan=plan)
     mask = np.ones(len(index.vectors), bool) if where is None else evaluate(where, attributes)
     mask[list(removed)] = False
-    expected, scores = ExactIndex(index.vectors, similarity="dot").search(
-        queries / np.linalg.norm(queries, axis=1, keepdims=True), k, mask=mask
-    )
+    wide = queries.astype(np.float64)
+    unit = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+    expected, scores = ExactIndex(index.vectors, similarity="dot").search(unit, k, mask=mask)
     hits = 0
     for number, (rows, values) in enumerate(zip(found.rows, found.scores, strict=True)):
         assert len(rows) == len(set(rows.tolist())) == min(k, mask.sum())
@@ -69,7 +69,7 @@ def check(index, attributes, queries, k, where, plan="auto", removed=()):
 
 
 @pytest.mark.parametrize("where", FILTERS)
-@pytest.mark.parametrize("plan", ["auto", "exact", "graph", "two-hop"])
+@pytest.mark.parametrize("plan", ["auto", "exact", "codes", "lists", "graph", "two-hop"])
 def test_results_pass_the_filter_and_are_all_there(index, where, plan):
     attributes = index.table.table
     queries = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
@@ -103,10 +103,10 @@ def test_what_the_planner_believes_changes_only_speed(index):
         for _ in range(25):
             walks = tuple(
                 WalkPoint(plan, share, int(rng.integers(1, 40)), 1.0, 10 ** rng.uniform(-2, 4))
-                for plan in ("graph", "two-hop")
+                for plan in ("lists", "graph", "two-hop")
                 for share in (10 ** rng.uniform(-4, 0, 3)).tolist()
             )
-            costs = (10 ** rng.uniform(-3, 3, 3)).tolist()
+            costs = (10 ** rng.uniform(-3, 3, 4)).tolist()
             index.planner = Planner(Calibration(*costs, walks))
             for where in FILTERS:
                 check(index, index.table.table, queries, int(rng.integers(1, 30)), where)
@@ -193,7 +193,7 @@ def test_the_explanation_shows_every_plan(index):
 
 def test_the_planner_learns_from_what_it_saw():
     walks = (WalkPoint("graph", 0.5, 16, 1.0, 50.0), WalkPoint("graph", 0.01, 16, 1.0, 50.0))
-    planner = Planner(Calibration(10, 0.1, 0.05, walks))
+    planner = Planner(Calibration(10, 0.1, 0.05, 0.05, walks))
     first = planner.choose(100_000, 5000, k=10)
     assert (first.plan, first.ef, round(first.microseconds, 6)) == ("graph", 16, 50.0)
     for _ in range(100):

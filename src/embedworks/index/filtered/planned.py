@@ -1,4 +1,4 @@
-"""The filtered index: exact scans, contiguous runs and guarded walks behind one planner."""
+"""The filtered index: exact scans, contiguous runs, lists and guarded walks behind one planner."""
 
 from __future__ import annotations
 
@@ -25,31 +25,42 @@ from embedworks.errors import FormatError, InputError, ShapeError
 from embedworks.index.attributes import AttributeTable, Filter
 from embedworks.index.exact import SIMILARITIES, ExactIndex
 from embedworks.index.filtered import _kernels as kernels
+from embedworks.index.filtered._lists import scan_lists
+from embedworks.index.filtered.calibration import measure
 from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.planner import Calibration, Choice, Explanation, Planner, WalkPoint
+from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.planner import Calibration, Choice, Explanation, Planner
 from embedworks.index.protocol import Neighbors, Where, read_index, write_index
 from embedworks.index.where import Condition
 
 __all__ = ["PLANS", "FilteredIndex"]
 
-PLANS = ("auto", "exact", "graph", "two-hop")
+PLANS = ("auto", "exact", "codes", "lists", "graph", "two-hop")
+
+_Heap = tuple[np.ndarray, np.ndarray]
 
 _KIND = "filtered"
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _SEEDS = 12
 _KEPT_FILTERS = 32
 _BATCH = 8  # queries under one filter from which an exact plan is a matrix product
-_CALIBRATION_SHARES = (1.0, 0.5, 0.2, 0.05, 0.02)
-_CALIBRATION_WIDTHS = (12, 16, 24, 32, 64, 128)
+_LISTS_WIDTH = 800  # passing rows scored when nothing was measured
+_AWAY = -2.0  # standard errors by which rows that pass are farther from the query than others
+_SAMPLE = 256
+_NO_RANK = np.zeros(1, dtype=np.int32)
 
 
 @dataclass(eq=False)
 class _Ready:
     """A compiled filter with what was made of it; removed rows are taken out."""
 
+    where: str | Condition | None
     filter: Filter | None
     alive: np.ndarray
     removed: bool
+    built: int
+    matching: float | None = None
+    some: np.ndarray | None = None  # which rows of the index's sample pass
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -59,7 +70,10 @@ class _Ready:
 
     @cached_property
     def count(self) -> int:
-        return int(np.count_nonzero(self.mask))
+        if self.filter is None:
+            return int(np.count_nonzero(self.alive))
+        known = self.filter.cardinality()
+        return known.minimum if known.exact and not self.removed else len(self.rows)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -68,13 +82,30 @@ class _Ready:
         rows = self.filter.rows()
         return rows[self.alive[rows].view(bool)] if self.removed else rows
 
+    @cached_property
+    def run(self) -> tuple[str, int, int] | None:
+        return None if self.filter is None else self.filter.run
+
+    @cached_property
+    def early(self) -> np.ndarray:
+        """The rows that pass and were there when lists and graph were built."""
+        return self.rows if self.built == len(self.alive) else self.rows[self.rows < self.built]
+
+    @cached_property
+    def late(self) -> np.ndarray:
+        """The rows that pass and came after lists and graph were built."""
+        rows = np.arange(self.built, len(self.alive), dtype=np.int32)
+        rows = rows[self.alive[rows].view(bool)]
+        return rows if self.filter is None else rows[self.filter.test(rows).view(bool)]
+
 
 class FilteredIndex:
     """Vectors with attributes, searched under filters by the plan that is cheapest.
 
     Use `build` or `load`. A filter that few rows pass is answered by scoring those rows, one
-    that many pass by a walk over a graph; a walk that takes too long, or finds too little, is
-    replaced by the exact scan, so that there are always ``min(k, matching)`` results.
+    that many pass by inverted lists or a walk over a graph, until enough rows that pass were
+    seen; a walk that takes too long, or finds too little, is replaced by the exact scan. So there
+    are always ``min(k, matching)`` results.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -94,6 +125,7 @@ class FilteredIndex:
         similarity: str,
         alive: np.ndarray,
         graph: Graph | None,
+        lists: InvertedLists | None,
         planner: Planner,
         ordered: Sequence[str] = (),
     ) -> None:
@@ -104,13 +136,21 @@ class FilteredIndex:
         self.similarity = check_choice(similarity, SIMILARITIES, name="similarity")
         self.vectors, self.table, self.planner = vectors, table, planner
         self.ordered = tuple(ordered)
-        self._alive, self._graph = alive, graph
+        self._alive, self._graph, self._lists = alive, graph, lists
+        self._built = 0 if lists is None else len(lists.order)
+        self._removed = not alive.all()
         self._codes, self._scales = quantize(vectors[: 0 if graph is None else len(graph.links)])
         self._kept: OrderedDict[Any, _Ready] = OrderedDict()
         self._local = threading.local()
         self._exact = ExactIndex(vectors, similarity="dot")
+        self._largest = float(self._exact.largest)
         self._probes = np.random.default_rng(0).permutation(len(self._codes))[:1024]
         self._copies = {name: vectors[self._order(name)] for name in self.ordered}
+        self._some = self._probes[:_SAMPLE].astype(np.int32)
+        self._some_codes = self._codes[self._some]
+        self._some_scales = self._scales[self._some]
+        has = (("lists", lists), ("graph", graph), ("two-hop", graph))
+        self._walks = tuple(name for name, part in has if part is not None)
 
     @classmethod
     def build(
@@ -135,7 +175,7 @@ class FilteredIndex:
                 order, so that a range or one value is a contiguous run.
             links: Links per row of the graph; the lowest level has twice as many.
             ef_construction: Width of the search for neighbours when the graph is built.
-            graph_from: With fewer rows there is no graph: scanning is faster.
+            graph_from: With fewer rows there are no lists and no graph: scanning is faster.
             target_recall: Recall@10 a walk must reach, in (0, 1].
 
         Raises:
@@ -156,8 +196,9 @@ class FilteredIndex:
             )
         for name in ordered:
             check_choice(name, table.table.column_names, name="ordered column")
-        graph = None
+        graph = lists = None
         if len(stored) >= max(2, graph_from):
+            lists = InvertedLists.build(stored, similarity=similarity)
             graph = Graph.build(
                 stored, similarity=similarity, links=links, ef_construction=ef_construction
             )
@@ -167,6 +208,7 @@ class FilteredIndex:
             similarity=similarity,
             alive=np.ones(len(stored), dtype=np.uint8),
             graph=graph,
+            lists=lists,
             planner=Planner(Calibration(), target_recall),
             ordered=ordered,
         )
@@ -179,7 +221,7 @@ class FilteredIndex:
     def add(self, vectors: np.ndarray, attributes: pa.Table | None = None) -> np.ndarray:
         """Append vectors (N, D) with their attributes; returns their row numbers, int64 (N,).
 
-        They are scanned exactly beside the graph; `build` anew when they have become many.
+        They are scanned exactly beside lists and graph; `build` anew when they have become many.
         """
         vectors = check_vectors(vectors, dim=self.vectors.shape[1], allow_empty=True)
         first, total = len(self.vectors), len(self.vectors) + len(vectors)
@@ -199,6 +241,7 @@ class FilteredIndex:
             similarity=self.similarity,
             alive=np.concatenate([self._alive, np.ones(len(vectors), dtype=np.uint8)]),
             graph=self._graph,
+            lists=self._lists,
             planner=self.planner,
             ordered=self.ordered,
         )
@@ -219,9 +262,13 @@ class FilteredIndex:
         present = int(self._alive[chosen].sum())
         alive = self._alive.copy()  # filters being used keep theirs
         alive[chosen] = 0
-        self._alive = alive
+        self._alive, self._removed = alive, True
         self._kept.clear()
         return present
+
+    def forget_filters(self) -> None:
+        """Drop what is kept of the filters used lately, as a benchmark needs between queries."""
+        self._kept.clear()
 
     def search(
         self, queries: np.ndarray, k: int, *, where: Where = None, plan: str = "auto"
@@ -241,13 +288,7 @@ class FilteredIndex:
         """
         k = check_k(k)
         check_choice(plan, PLANS, name="plan")
-        queries = check_vectors(
-            queries, name="queries", dim=self.vectors.shape[1], allow_empty=True
-        )
-        if self.similarity == "cosine":
-            if not queries.any(axis=1).all():
-                raise InputError("A query is a zero vector: cosine similarity is not defined.")
-            queries = normalize_rows(queries)
+        queries, margins = self._prepare(queries)
         if where is None or isinstance(where, str | Condition):
             ready = self._ready(where)
             if len(queries) >= _BATCH and ready.count:
@@ -255,32 +296,31 @@ class FilteredIndex:
                 if choice.plan in ("exact", "run"):
                     ids, scores = self._exact.search(queries, k, mask=ready.mask.view(bool))
                     return Neighbors(list(ids), list(scores), [choice.plan] * len(queries))
-            filters = [ready] * len(queries)
+            filters: Sequence[str | Condition | None] = [where] * len(queries)
         else:
-            if len(where) != len(queries):
-                raise ShapeError(f"{len(queries)} queries need as many filters, got {len(where)}.")
-            filters = [self._ready(one) for one in where]
-        margins = self._exact.margins(queries)
-        result = Neighbors([], [], [])
-        for number, ready in enumerate(filters):
-            found = self._one(queries[number], float(margins[number]), k, ready, plan)
-            result.rows.append(found[0])
-            result.scores.append(found[1])
-            result.plans.append(found[2])
-        return result
+            filters = where
+        if len(filters) != len(queries):
+            raise ShapeError(f"{len(queries)} queries need as many filters, got {len(filters)}.")
+        found = [
+            self._one(queries[number], margins[number], k, self._ready(one), plan)
+            for number, one in enumerate(filters)
+        ]
+        return Neighbors([f[0] for f in found], [f[1] for f in found], [f[2] for f in found])
 
     def explain(self, k: int, *, where: str | Condition | None = None) -> Explanation:
         """Return the plan a search would use, with the predicted cost of every plan."""
         ready = self._ready(where)
         matching = self._matching(ready)
-        run = self._run(ready) is not None
-        choices = self.planner.choices(len(self.vectors), matching, k=check_k(k), run=run)
+        options = {"run": self._run(ready) is not None, "codes": bool(self._walks)}
+        choices = self.planner.choices(len(self.vectors), matching, k=check_k(k), **options)
+        plan = self._choose(ready, k, "auto").plan
         return Explanation(
             where=None if where is None else str(where),
             rows=len(self),
             matching=matching,
-            chosen=self._choose(ready, k, "auto"),
+            chosen=next((c for c in choices if c.plan == plan), choices[0]),
             choices=tuple(choices),
+            beside=len(self.vectors) - self._built if self._walks else 0,
         )
 
     def memory(self) -> dict[str, int]:
@@ -288,6 +328,7 @@ class FilteredIndex:
         return {
             "vectors": self.vectors.nbytes,
             "ordered copies": sum(copy.nbytes for copy in self._copies.values()),
+            "lists": 0 if self._lists is None else self._lists.nbytes(),
             "codes": self._codes.nbytes + self._scales.nbytes,
             "graph": 0 if self._graph is None else self._graph.nbytes(),
             **self.table.memory(),
@@ -309,6 +350,12 @@ class FilteredIndex:
                 "upper_place": self._graph.upper_place,
                 "upper_links": self._graph.upper_links,
             }
+        if self._lists is not None:
+            arrays |= {
+                "centroids": self._lists.centroids,
+                "starts": self._lists.starts,
+                "list_order": self._lists.order,
+            }
         settings = {
             "similarity": self.similarity,
             "ordered": list(self.ordered),
@@ -328,10 +375,13 @@ class FilteredIndex:
         """
         settings, arrays = read_index(folder, _KIND)
         try:
-            graph = None
+            graph = lists = None
             if settings["entry"] is not None:
                 graph = Graph(arrays["links"], arrays["upper_place"], arrays["upper_links"],
                               int(settings["entry"]))  # fmt: skip
+                lists = InvertedLists.of(arrays["vectors"][: len(graph.links)],
+                                         arrays["centroids"], arrays["starts"],
+                                         arrays["list_order"])  # fmt: skip
             calibration = Calibration.from_dict(settings["calibration"])
             planner = Planner(calibration, settings["target_recall"])
             table = pa.ipc.open_file(pa.py_buffer(arrays["attributes"].tobytes())).read_all()
@@ -341,80 +391,65 @@ class FilteredIndex:
                 similarity=settings["similarity"],
                 alive=arrays["alive"],
                 graph=graph,
+                lists=lists,
                 planner=planner,
                 ordered=settings["ordered"],
             )
-        except (KeyError, pa.ArrowException) as error:
+        except (KeyError, ValueError, pa.ArrowException) as error:
             raise FormatError(
                 f"The index in {folder} is damaged ({error!r}). Delete it and build it again."
             ) from error
 
-    def calibrate(self, *, seed: int = 0) -> Calibration:
-        """Measure the plans with queries near stored rows; the planner uses the result.
+    def calibrate(self, queries: np.ndarray | None = None, *, seed: int = 0) -> Calibration:
+        """Measure the plans on this machine; see `calibration.measure`. The planner uses it.
 
-        A stored row itself would be too easy a query: the graph has its links. Each is moved, in
-        a random direction, as far as its nearest neighbour is away.
+        Args:
+            queries: A few dozen real queries (Q, D). Without them queries are made near stored
+                rows; if yours are of another kind, such as short questions to long texts, walks
+                find less than was measured, unless you give some of yours here.
+            seed: Of queries and filters that are made.
         """
-        total = len(self.vectors)
-        if not total:
+        if not len(self.vectors):
             return self.planner.calibration
-        rng = np.random.default_rng(seed)
-        chosen = rng.choice(total, min(32, total), replace=False)
-        some = rng.choice(total, min(2000, total), replace=False).astype(np.int32)
-        margins = self._exact.margins(self.vectors[chosen])
-        fast, slow = (
-            min(
-                _timed(lambda r=row, p=part, m=margin: self._scan(self.vectors[r], m, 10, p))
-                for row, margin in zip(chosen, margins.tolist(), strict=True)
-            )
-            for part in (some[: max(1, len(some) // 20)], some)
+
+        def answer(plan: str, width: int, query: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+            ready = _Ready(None, None, mask, True, self._built)
+            found = self._walk(query, 10, ready, Choice(plan, 0.0, width))
+            return None if found is None else found[0]
+
+        def by_codes(query: np.ndarray, rows: np.ndarray) -> None:
+            self._finish(query, 0.0, *self._by_codes(query, 10, rows[rows < self._built]), 10, 0)
+
+        def exactly(query: np.ndarray, rows: np.ndarray) -> None:
+            self._scan(query, 0.0, 10, rows)
+
+        self.planner.calibration = measure(
+            self._exact,
+            self._alive,
+            self._walks if self._built == len(self.vectors) else (),
+            (exactly, by_codes) if self._walks else (exactly,),
+            answer,
+            unit=self.similarity == "cosine",
+            queries=None if queries is None else self._prepare(queries)[0],
+            seed=seed,
         )
-        per_row = max(1e-3, (slow - fast) / max(1, len(some) - len(some) // 20))
-        walks = []
-        if self._graph is not None and total > len(chosen):
-            queries = self._nearby(chosen, rng)
-            for share in _CALIBRATION_SHARES:
-                walks += self._measure_walks(share, queries, rng)
-        self.planner.calibration = Calibration(max(1.0, fast), per_row, per_row / 2, tuple(walks))
-        self.planner.ratios.clear()
+        self.planner.forget()
         return self.planner.calibration
 
     # Private parts.
 
-    def _nearby(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return queries (N, D) at a nearest neighbour's distance from some rows."""
-        rows = self.vectors[chosen]
-        mask = np.ones(len(self.vectors), dtype=bool)
-        mask[chosen] = False
-        nearest = self.vectors[self._exact.search(rows, 1, mask=mask)[0][:, 0]]
-        distance = np.linalg.norm(rows - nearest, axis=1, keepdims=True)
-        step = normalize_rows(rng.normal(size=rows.shape))
-        queries = (rows + step * distance).astype(np.float32)
-        return normalize_rows(queries) if self.similarity == "cosine" else queries
-
-    def _measure_walks(
-        self, share: float, queries: np.ndarray, rng: np.random.Generator
-    ) -> list[WalkPoint]:
-        """Measure both walks under a random filter of one selectivity."""
-        mask = (rng.random(len(self.vectors)) < share).astype(np.uint8) & self._alive
-        if np.count_nonzero(mask) < 10:
-            return []
-        ready = _Ready(None, mask, False)
-        truth = self._exact.search(queries, 10, mask=mask.view(bool))[0]
-        points = []
-        for plan in ("graph", "two-hop") if share < 1 else ("graph",):
-            for ef in _CALIBRATION_WIDTHS:
-                hits, times = 0, []
-                for query, expected in zip(queries, truth, strict=True):
-                    started = time.perf_counter()
-                    found = self._walk(query, 10, ready, Choice(plan, 0, ef))
-                    times.append(1e6 * (time.perf_counter() - started))
-                    hits += 0 if found is None else len(np.intersect1d(found[0], expected))
-                recall = hits / truth.size
-                points.append(WalkPoint(plan, share, ef, recall, float(np.median(times))))
-                if recall >= 0.999:
-                    break
-        return points
+    def _prepare(self, queries: np.ndarray) -> tuple[np.ndarray, list[float]]:
+        """Return checked queries, of unit length under cosine, and their error bounds."""
+        width, unit = self.vectors.shape[1], self.similarity == "cosine"
+        ready = isinstance(queries, np.ndarray) and queries.dtype == np.float32
+        if not (ready and queries.shape[1:] == (width,) and queries.flags.c_contiguous):
+            queries = check_vectors(queries, name="queries", dim=width, allow_empty=True)
+        prepared = np.empty_like(queries)
+        margins = np.empty(len(queries), dtype=np.float32)
+        if kernels.prepare(queries, unit, self._largest, prepared, margins):
+            check_vectors(queries, name="queries", dim=width)
+            raise InputError("A query is a zero vector: cosine similarity is not defined.")
+        return prepared, margins.tolist()
 
     def _order(self, name: str) -> np.ndarray:
         column = self.table.column(name)
@@ -425,46 +460,67 @@ class FilteredIndex:
 
     def _ready(self, where: str | Condition | None) -> _Ready:
         """Compile a filter, or find it among those used lately."""
-        key = where if where is None else str(where)  # as conditions, x = 1 equals x = TRUE
-        found = self._kept.get(key)
-        if found is None:
-            compiled = None if where is None else self.table.compile(where)
-            found = _Ready(compiled, self._alive, not self._alive.all())
-            self._kept[key] = found
-            if len(self._kept) > _KEPT_FILTERS:
-                self._kept.popitem(last=False)
+        found = self._kept.get(where)
+        if found is not None and (found.where is where or str(found.where) == str(where)):
+            return found  # as conditions, x = 1 equals x = TRUE: hence the texts
+        compiled = None if where is None else self.table.compile(where)
+        found = _Ready(where, compiled, self._alive, self._removed, self._built)
+        self._kept[where] = found
+        if len(self._kept) > _KEPT_FILTERS:
+            self._kept.popitem(last=False)
         return found
 
     def _matching(self, ready: _Ready) -> float:
         """Estimate how many rows pass, by a sample where the columns leave it open."""
-        if ready.filter is None or "count" in ready.__dict__:
-            return ready.count
-        count = ready.filter.cardinality()
-        if count.exact:
-            return count.minimum
-        share, _ = ready.filter.sampled(self.table.sample)
-        return min(count.maximum, max(count.minimum, share * len(self.vectors)))
+        if ready.matching is None:
+            if ready.filter is None:
+                ready.matching = ready.count
+            else:
+                known = ready.filter.cardinality()
+                ready.matching = known.minimum
+                if not known.exact:
+                    share, _ = ready.filter.sampled(self.table.sample)
+                    guess = share * len(self.vectors)
+                    ready.matching = min(known.maximum, max(known.minimum, guess))
+        return ready.matching
 
     def _run(self, ready: _Ready) -> tuple[str, int, int] | None:
-        run = None if ready.filter is None else ready.filter.run
+        run = ready.run if self._copies else None
         return run if run is not None and run[0] in self._copies else None
 
-    def _choose(self, ready: _Ready, k: int, plan: str) -> Choice:
+    def _choose(self, ready: _Ready, k: int, plan: str, query: np.ndarray | None = None) -> Choice:
         matching = self._matching(ready)
-        if plan == "auto" or plan == "exact" or self._graph is None or matching <= k:
-            if plan == "exact" or matching <= k:
-                return Choice("exact", 0.0) if matching > 0 else Choice("empty", 0.0)
+        if matching <= k or plan == "exact":
+            return Choice("exact", 0.0) if matching > 0 else Choice("empty", 0.0)
+        rows, codes = len(self.vectors), bool(self._walks)
+        if plan == "auto" or not codes:
             run = self._run(ready) is not None
-            return self.planner.choose(len(self.vectors), matching, k=k, run=run)
-        offered = self.planner.choices(len(self.vectors), matching, k=k)
-        default = Choice(plan, 0.0, max(64, k))
-        return next((choice for choice in offered if choice.plan == plan), default)
+            chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes)
+            if chosen.ef and query is not None and self._points_away(query, ready):
+                options = {"run": run, "codes": codes, "away": True}
+                chosen = self.planner.choose(rows, matching, k=k, **options)
+            return chosen
+        if plan == "codes":
+            return Choice(plan, 0.0)
+        offered = self.planner.choices(rows, matching, k=k)
+        width = max(_LISTS_WIDTH if plan == "lists" else 64, k)
+        found = next((c.ef for c in offered if c.plan == plan), width)
+        return Choice(plan, 0.0, found)
+
+    def _points_away(self, query: np.ndarray, ready: _Ready) -> bool:
+        """Whether rows that pass are farther from the query than others, by a sample."""
+        if ready.filter is None:
+            return False
+        if ready.some is None:
+            ready.some = ready.filter.test(self._some)
+        lean = kernels.leaning(self._some_codes, self._some_scales, query, ready.some)
+        return bool(lean < _AWAY)
 
     def _one(
         self, query: np.ndarray, margin: float, k: int, ready: _Ready, plan: str
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """Answer one prepared query; returns rows, scores and the plan's name."""
-        choice = self._choose(ready, k, plan)
+        choice = self._choose(ready, k, plan, query)
         if choice.plan == "empty":
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), "empty"
         started = time.perf_counter()
@@ -472,6 +528,8 @@ class FilteredIndex:
         if choice.ef:
             found = self._walk(query, k, ready, choice)
             name = choice.plan if found is not None else f"{choice.plan}, then exact"
+        elif choice.plan == "codes":
+            found = self._walk(query, k, ready, choice)
         elif choice.plan == "run":
             found = self._scan_run(query, margin, k, ready)
         if found is None:
@@ -483,9 +541,10 @@ class FilteredIndex:
         self, query: np.ndarray, margin: float, k: int, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score the given rows."""
-        heap = _heap(min(k + _SPARE, len(rows)))
-        count = kernels.scan_rows(self.vectors, query, rows, *heap)
-        return self._finish(query, margin, count, k, heap, len(rows)) or self._slow(query, k, rows)
+        wanted = min(k, len(rows))
+        best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
+        _, sure = kernels.best_of_rows(self.vectors, query, rows, _SPARE, margin, *best)
+        return best if sure else self._slow(query, k, rows)
 
     def _scan_run(
         self, query: np.ndarray, margin: float, k: int, ready: _Ready
@@ -496,15 +555,15 @@ class FilteredIndex:
         heap = _heap(min(k + _SPARE, end - start))
         order = self._order(name)
         count = kernels.scan_run(self._copies[name], query, order, self._alive, start, end, *heap)
-        return self._finish(query, margin, count, k, heap, end - start)
+        return self._finish(query, margin, count, heap, k, end - start)
 
     def _finish(
         self,
         query: np.ndarray,
         margin: float,
         count: int,
+        heap: _Heap,
         k: int,
-        heap: tuple[np.ndarray, np.ndarray],
         seen: int,
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Score and order a heap; None when rounding may have cost a row its place."""
@@ -522,7 +581,55 @@ class FilteredIndex:
     def _walk(
         self, query: np.ndarray, k: int, ready: _Ready, choice: Choice
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Walk the graph and scan what was added after it; None when the walk gave up."""
+        """Search lists or graph and scan what was added after them; None when it gave up."""
+        if choice.plan == "codes":
+            found: tuple[int, _Heap] | None = self._by_codes(query, k, ready.early)
+        elif choice.plan == "lists":
+            found = self._in_lists(query, k, ready, choice)
+        else:
+            found = self._in_graph(query, k, ready, choice)
+        if found is None:
+            return None
+        count, heap = found
+        if self._built < len(self.vectors) and len(ready.late):
+            tail = _heap(min(k + _SPARE, len(ready.late)))
+            more = kernels.scan_rows(self.vectors, query, ready.late, *tail)
+            heap = (
+                np.concatenate([heap[0][:count], tail[0][:more]]),
+                np.concatenate([heap[1][:count], tail[1][:more]]),
+            )
+            count += more
+        return self._finish(query, 0.0, count, heap, k, 0)
+
+    def _by_codes(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[int, _Heap]:
+        """Scan the int8 codes of some rows."""
+        heap = _heap(min(2 * k + _SPARE, len(rows)))
+        return kernels.scan_codes(self._codes, self._scales, query, rows, *heap), heap
+
+    def _in_lists(
+        self, query: np.ndarray, k: int, ready: _Ready, choice: Choice
+    ) -> tuple[int, _Heap]:
+        """Scan lists until ``choice.ef`` rows that pass were scored."""
+        lists = self._lists
+        assert lists is not None
+        mask, rank, low, high = self._alive, _NO_RANK, 0, -1
+        if ready.run is not None and "mask" not in ready.__dict__:
+            name, low, high = ready.run  # no mask of all rows is made for it
+            rank = self.table.rank(name)
+        else:
+            mask = ready.mask
+        share = max(1, self._matching(ready)) / len(self.vectors)
+        heap = _heap(2 * k + _SPARE)
+        count, _ = scan_lists(
+            lists.centroids, query, lists.starts, lists.order, lists.codes, lists.scales,
+            mask, rank, low, high, max(choice.ef, len(heap[0])), share, *heap,
+        )  # fmt: skip
+        return count, heap
+
+    def _in_graph(
+        self, query: np.ndarray, k: int, ready: _Ready, choice: Choice
+    ) -> tuple[int, _Heap] | None:
+        """Walk the graph; None when the walk takes longer than a scan or finds too little."""
         graph = self._graph
         assert graph is not None
         mask, built = ready.mask, len(graph.links)
@@ -536,18 +643,7 @@ class FilteredIndex:
             self._codes, self._scales, code, graph.links, graph.upper_place, graph.upper_links,
             graph.entry, mask, seeds, int(choice.plan == "two-hop"), limit, stamps, stamp, *heap,
         )  # fmt: skip
-        if count < min(k, passing):
-            return None
-        if built < len(mask):
-            late = (np.flatnonzero(mask[built:]) + built).astype(np.int32)
-            tail = _heap(min(k + _SPARE, len(late)))
-            more = kernels.scan_rows(self.vectors, query, late, *tail)
-            heap = (
-                np.concatenate([heap[0][:count], tail[0][:more]]),
-                np.concatenate([heap[1][:count], tail[1][:more]]),
-            )
-            count += more
-        return self._finish(query, 0.0, count, k, heap, 0)
+        return None if count < min(k, passing) else (count, heap)
 
     def _stamps(self, size: int) -> tuple[np.ndarray, int]:
         """Return this thread's work space and a value not used in it."""
@@ -558,11 +654,5 @@ class FilteredIndex:
         return local.stamps, local.stamp
 
 
-def _heap(size: int) -> tuple[np.ndarray, np.ndarray]:
+def _heap(size: int) -> _Heap:
     return np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32)
-
-
-def _timed(run: Any) -> float:
-    started = time.perf_counter()
-    run()
-    return 1e6 * (time.perf_counter() - started)

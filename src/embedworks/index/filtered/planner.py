@@ -13,11 +13,16 @@ from typing import Any
 
 from embedworks.errors import FormatError
 
-__all__ = ["Calibration", "Choice", "Explanation", "Planner", "WalkPoint"]
+__all__ = ["WALKS", "Calibration", "Choice", "Explanation", "Planner", "WalkPoint"]
+
+WALKS = ("lists", "graph", "two-hop")
 
 _LEARNING_RATE = 0.1
+_STEPS = 8  # choices are kept for numbers of matching rows that differ by a ninth or less
+_DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.5  # a walk must have missed half of what is allowed: other queries are harder
-_EXACT_PREFERENCE = 1.1  # a walk must be this much cheaper than the exact plan
+_EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
+_CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class WalkPoint:
     """One measurement of a walk over the graph.
 
     Attributes:
-        plan: ``"graph"`` or ``"two-hop"``.
+        plan: ``"lists"``, ``"graph"`` or ``"two-hop"``.
         selectivity: Share of the rows that passed.
-        ef: Width of the walk.
-        recall: Recall@10 against the exact answer.
-        microseconds: Time of one query.
+        ef: Width of the walk; of ``"lists"``, the passing rows it scores.
+        recall: Recall@10 against the exact answer under filters that have nothing to do with
+            the vectors.
+        away: The same under filters that point away from the query.
+        microseconds: Time of one query under the first kind.
     """
 
     plan: str
@@ -37,6 +44,7 @@ class WalkPoint:
     ef: int
     recall: float
     microseconds: float
+    away: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,14 @@ class Calibration:
         base: Microseconds that every query takes.
         per_row: Microseconds to score one row chosen from anywhere.
         per_run_row: Microseconds to score one row of a contiguous run.
+        per_code_row: Microseconds to score the int8 code of one row chosen from anywhere.
         walks: Measurements of the walks.
     """
 
     base: float = 10.0
     per_row: float = 0.1
     per_run_row: float = 0.05
+    per_code_row: float = 0.03
     walks: tuple[WalkPoint, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +88,7 @@ class Choice:
     """A plan with its predicted cost.
 
     Attributes:
-        plan: ``"empty"``, ``"exact"``, ``"run"``, ``"graph"`` or ``"two-hop"``.
+        plan: ``"empty"``, ``"exact"``, ``"run"``, ``"codes"`` or one of `WALKS`.
         microseconds: Predicted time of one query.
         ef: Width of the walk, 0 for the others.
     """
@@ -98,6 +108,8 @@ class Explanation:
         matching: Estimated number of rows that pass.
         chosen: The plan chosen.
         choices: Every possible plan, cheapest first.
+        beside: Rows that were added after lists and graph were built; every walk scans those of
+            them that pass.
     """
 
     where: str | None
@@ -105,6 +117,7 @@ class Explanation:
     matching: float
     chosen: Choice
     choices: tuple[Choice, ...]
+    beside: int = 0
 
     def __str__(self) -> str:
         share = self.matching / self.rows if self.rows else 0.0
@@ -115,6 +128,9 @@ class Explanation:
             mark = "->" if choice == self.chosen else "  "
             width = f" ef={choice.ef}" if choice.ef else ""
             lines.append(f"{mark} {choice.plan}{width}: about {choice.microseconds:,.0f} us")
+        if self.beside:
+            many = " Build anew: they are many." if 10 * self.beside > self.rows else ""
+            lines.append(f"{self.beside:,} rows were added since and are scanned beside it.{many}")
         return "\n".join(lines)
 
 
@@ -139,8 +155,19 @@ class Planner:
     target_recall: float = 0.95
     learn: bool = True
     ratios: dict[str, float] = field(default_factory=dict)
+    _kept: dict[tuple[Any, ...], Choice] = field(default_factory=dict, repr=False)
+    _kept_ratios: dict[str, float] = field(default_factory=dict, repr=False)
 
-    def choices(self, rows: int, matching: float, *, k: int, run: bool = False) -> list[Choice]:
+    def choices(
+        self,
+        rows: int,
+        matching: float,
+        *,
+        k: int,
+        run: bool = False,
+        codes: bool = False,
+        away: bool = False,
+    ) -> list[Choice]:
         """Return every plan that can answer, cheapest first.
 
         Args:
@@ -148,6 +175,8 @@ class Planner:
             matching: Number of them that pass, maybe estimated.
             k: Results wanted.
             run: Whether the rows that pass lie in one run of an ordered copy.
+            codes: Whether the rows have int8 codes.
+            away: Whether the filter points away from the query.
         """
         if matching <= 0:
             return [Choice("empty", 0.0)]
@@ -155,8 +184,10 @@ class Planner:
         found = [Choice("exact", cost.base + cost.per_row * matching)]
         if run:
             found.append(Choice("run", cost.base + cost.per_run_row * matching))
-        for plan in ("graph", "two-hop"):
-            walk = self._walk(plan, matching / max(1, rows), k)
+        if codes and matching > _CODES_FROM * k:
+            found.append(Choice("codes", 2 * cost.base + cost.per_code_row * matching))
+        for plan in WALKS:
+            walk = self._walk(plan, matching / max(1, rows), k, away=away)
             if walk is not None:
                 found.append(walk)
         corrected = [
@@ -164,29 +195,57 @@ class Planner:
         ]
         return sorted(corrected, key=lambda c: (c.microseconds, c.plan))
 
-    def choose(self, rows: int, matching: float, *, k: int, run: bool = False) -> Choice:
-        """Return the cheapest plan; an exact one also when a walk is hardly cheaper."""
-        choices = self.choices(rows, matching, k=k, run=run)
-        for choice in choices:
+    def choose(
+        self,
+        rows: int,
+        matching: float,
+        *,
+        k: int,
+        run: bool = False,
+        codes: bool = False,
+        away: bool = False,
+    ) -> Choice:
+        """Return the cheapest plan; an exact one also when another is hardly cheaper.
+
+        Choices are kept: nearby numbers of matching rows get the same one, with its cost.
+        """
+        key = rows, round(_STEPS * math.log2(matching + 1)), k, run, codes, away
+        found = self._kept.get(key)
+        if found is None:
+            if not self._kept:
+                self._kept_ratios = dict(self.ratios)
+            choices = self.choices(rows, matching, k=k, run=run, codes=codes, away=away)
             nearly = choices[0].microseconds * _EXACT_PREFERENCE
-            if not choice.ef and choice.microseconds <= nearly:
-                return choice
-        return choices[0]
+            sure = (c for c in choices if not c.ef and c.plan != "codes")
+            found = next((c for c in sure if c.microseconds <= nearly), choices[0])
+            self._kept[key] = found
+        return found
+
+    def forget(self) -> None:
+        """Drop what was learned and kept, after a new calibration."""
+        self.ratios.clear()
+        self._kept.clear()
 
     def observe(self, choice: Choice, microseconds: float) -> None:
         """Correct the predictions of a plan by one observed time."""
         if not self.learn or choice.microseconds <= 0:
             return
         ratio = self.ratios.get(choice.plan, 1.0)
-        seen = min(16.0, max(1 / 16, ratio * microseconds / choice.microseconds))
-        self.ratios[choice.plan] = (1 - _LEARNING_RATE) * ratio + _LEARNING_RATE * seen
+        expected = choice.microseconds / self._kept_ratios.get(choice.plan, 1.0)
+        seen = min(16.0, max(1 / 16, microseconds / expected))
+        learned = (1 - _LEARNING_RATE) * ratio + _LEARNING_RATE * seen
+        self.ratios[choice.plan] = learned
+        before = self._kept_ratios.get(choice.plan, 1.0)
+        if not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
+            self._kept.clear()
 
-    def _walk(self, plan: str, share: float, k: int) -> Choice | None:
+    def _walk(self, plan: str, share: float, k: int, *, away: bool) -> Choice | None:
         """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
         best: dict[float, WalkPoint] = {}
         needed = 1 - (1 - self.target_recall) * _SHORTFALL
         for point in self.calibration.walks:
-            if point.plan == plan and point.recall >= needed:
+            recall = point.away if away and point.selectivity < 1 else point.recall
+            if point.plan == plan and recall >= needed:
                 held = best.get(point.selectivity)
                 if held is None or point.ef < held.ef:
                     best[point.selectivity] = point

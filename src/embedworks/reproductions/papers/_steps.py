@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from embedworks.data import Row
@@ -21,6 +21,7 @@ def train_model(
     lr: float,
     seed: int,
     bf16: bool = False,
+    labels: Callable[[Sequence[Row]], Any] | None = None,
 ) -> None:
     """Train with AdamW, linear warm-up over a tenth of the steps, then linear decay.
 
@@ -33,6 +34,8 @@ def train_model(
         lr: Peak learning rate.
         seed: Of dropout and of the order of the rows.
         bf16: Whether to compute in bfloat16 where torch finds it safe.
+        labels: What the loss gets as labels of a batch of rows; None for none. A loss with labels
+            reads anchors alone.
     """
     import torch
 
@@ -45,16 +48,15 @@ def train_model(
     )
     model.train()
     for chosen in row_batches(rows, batch, steps=steps, seed=seed):
-        columns = [
-            model.preprocess([str(row.anchor) for row in chosen]),
-            model.preprocess([str(row.positive) for row in chosen]),
-        ]
+        columns = [model.preprocess([str(row.anchor) for row in chosen])]
+        if labels is None:
+            columns.append(model.preprocess([str(row.positive) for row in chosen]))
         features = [
             {k: v.to(model.device) if hasattr(v, "to") else v for k, v in column.items()}
             for column in columns
         ]
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-            value = loss(features, None)
+            value = loss(features, None if labels is None else labels(chosen))
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedworks import load
 from embedworks.evaluation import effective_rank, iso_score, mean_cosine, spearman
-from embedworks.models import StaticModel
+from embedworks.models import StaticModel, fit_component_removal, fit_whitening
 from embedworks.reproductions import (
     Arm,
     Comparison,
@@ -20,7 +20,7 @@ from embedworks.reproductions import (
     stsb_graded,
 )
 
-__all__ = ["ENTRIES", "sif_weights", "token_table", "whitening", "without_top"]
+__all__ = ["ENTRIES", "sif_weights", "token_table"]
 
 
 def token_table(model: str) -> StaticModel:
@@ -52,54 +52,16 @@ def sif_weights(model: StaticModel, texts: Sequence[str], *, a: float = 1e-3) ->
     return np.asarray(a / (a + counts / counts.sum()), dtype=np.float32)
 
 
-def without_top(fitted: np.ndarray, vectors: np.ndarray, *, count: int) -> np.ndarray:
-    """Return vectors without the mean and the first principal axes of the fitted ones.
-
-    Args:
-        fitted: Vectors (M, D) to learn from.
-        vectors: Vectors (N, D) to change.
-        count: Number of axes; 0 takes the mean away only.
-
-    Example:
-        >>> line = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
-        >>> np.round(without_top(line, np.array([[9.0, 3.0]]), count=1), 6).tolist()
-        [[0.0, 2.0]]
-    """
-    mean = fitted.mean(axis=0)
-    axes = np.linalg.svd(fitted - mean, full_matrices=False)[2][:count]
-    centred = vectors - mean
-    return np.asarray(centred - (centred @ axes.T) @ axes)
-
-
-def whitening(fitted: np.ndarray, vectors: np.ndarray, *, floor: float = 1e-3) -> np.ndarray:
-    """Return vectors turned and scaled so that the fitted ones would have unit covariance.
-
-    Args:
-        fitted: Vectors (M, D) to learn from.
-        vectors: Vectors (N, D) to change.
-        floor: Variances below this share of the largest are raised to it.
-
-    Example:
-        >>> fitted = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 8.0], [2.0, 8.0]])
-        >>> np.round(np.cov(whitening(fitted, fitted).T, ddof=0), 6).tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
-    """
-    mean = fitted.mean(axis=0)
-    values, axes = np.linalg.eigh(np.cov(fitted.T, ddof=0))
-    values = np.maximum(values, floor * values.max())
-    return np.asarray((vectors - mean) @ axes / np.sqrt(values))
-
-
 def _changed(
     arm: Arm, fitted: np.ndarray, vectors: np.ndarray, settings: Mapping[str, Any], seed: int
 ) -> np.ndarray:
     kind = arm["change"]
     if kind == "whitened":
-        return whitening(fitted, vectors)
+        return fit_whitening(fitted, floor=1e-3)(vectors)
     if kind == "top":
-        return without_top(fitted, vectors, count=settings["axes"])
+        return fit_component_removal(fitted, count=settings["axes"])(vectors)
     if kind == "sif":
-        return without_top(fitted, vectors, count=1)
+        return fit_component_removal(fitted, count=1)(vectors)
     if kind == "noise":
         # Centred and blurred evenly in all directions: rounder, and no better informed.
         spread = float((fitted - fitted.mean(axis=0)).std())

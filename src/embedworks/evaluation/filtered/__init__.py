@@ -1,0 +1,1 @@
+"""Compare ways of filtered search: workloads, an answer key of its own, recall against speed."""

@@ -1,0 +1,1 @@
+"""Vectors from causal language models by prompts: templates, their tokens, and the module."""

@@ -1,0 +1,1 @@
+"""Pre-training of language models on texts at hand: next tokens, masked tokens, SMAE."""
