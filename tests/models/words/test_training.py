@@ -373,10 +373,15 @@ def test_damaged_folders_are_told_apart(texts, tmp_path):
     }.items():
         folder = model.save_pretrained(tmp_path / name)
         described = json.loads((folder / "embedworks.json").read_text())
-        described["settings"]["words"].pop()
+        last = described["settings"]["words"].pop()
+        for words in ([], [described["settings"]["words"][0]]):  # one too few; one twice
+            described["settings"]["words"] += words
+            (folder / "embedworks.json").write_text(json.dumps(described))
+            with pytest.raises(FormatError, match="is not a whole"):
+                ew.load(folder)
+        described["settings"]["words"][-1] = last
         (folder / "embedworks.json").write_text(json.dumps(described))
-        with pytest.raises(FormatError, match="is not a whole"):
-            ew.load(folder)
+        assert ew.load(folder).dim == 4
 
 
 def test_bad_input_is_refused(texts):

@@ -12,8 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from embedworks._core.seeding import derive_seed
-from embedworks._core.validation import check_choice, check_in_range, check_texts, check_vectors
-from embedworks._core.validation import normalize_rows as unit
+from embedworks._core.validation import (
+    check_choice,
+    check_in_range,
+    check_texts,
+    check_unique,
+    check_vectors,
+    normalize_rows,
+)
 from embedworks.errors import DataWarning, FormatError, InputError
 from embedworks.models._kinds import KindFolder, hash_of, read_kind, write_kind
 from embedworks.models.words._prediction import alias_table, cbow_texts, dbow_texts
@@ -102,7 +108,7 @@ class Doc2Vec:
         arrays: dict[str, np.ndarray] = {
             "counts": corpus.counts,
             "outputs": outputs,
-            "texts": unit(inputs[words:]),
+            "texts": normalize_rows(inputs[words:]),
             "words": inputs[:words],
         }
         settings: dict[str, Any] = {
@@ -158,7 +164,7 @@ class Doc2Vec:
                 DataWarning,
                 stacklevel=2,
             )
-        return unit(vectors)
+        return normalize_rows(vectors)
 
     def _infer(self, ids: np.ndarray) -> np.ndarray:
         words = self._arrays["words"]
@@ -216,7 +222,9 @@ def _check_parts(content: KindFolder) -> None:
     """Raise where arrays and settings of a folder do not fit: a kernel would read beyond them."""
     arrays, settings = content.arrays, content.settings
     words = check_texts(settings["words"], name="words")
+    check_unique(words, name="words")
     check_choice(settings["method"], ("dbow", "dm"), name="method")
+    check_in_range(settings["seed"], name="seed", low=0)
     for name, high in (("window", 10_000), ("inference_epochs", 100_000)):
         check_in_range(settings[name], name=name, low=1, high=high)
     outputs = check_vectors(arrays["outputs"], name="outputs")
