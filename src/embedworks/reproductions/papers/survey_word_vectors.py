@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from embedworks.errors import DataWarning
-from embedworks.evaluation import SUITES, RetrievalTask, spearman
-from embedworks.models import CountModel, GloVe, StaticModel, fit_sif, fit_usif, train_word_vectors
+from embedworks.evaluation import SUITES, DataFolder, RetrievalTask, spearman
+from embedworks.models import CountModel, StaticModel, fit_sif, fit_usif
 from embedworks.reproductions import (
     Arm,
     Comparison,
@@ -23,7 +23,6 @@ from embedworks.reproductions import (
     retrieval_outcome,
     stsb_graded,
 )
-from embedworks.reproductions.real_data import read_records
 
 __all__ = ["ENTRIES", "draw_texts", "training_texts", "word_correlation", "word_pairs"]
 
@@ -38,9 +37,11 @@ def training_texts() -> list[str]:
     Raises:
         NotFoundError: When a file of the data folder is not there.
     """
-    papers = read_records("acl_abstracts.parquet", ("title", "abstract", "language", "split"))
-    entries = read_records("wordnet_synsets.parquet", ("lemmas", "definition", "examples"))
-    books = read_records("long_docs_public_domain.parquet", ("text", "lang"))
+    papers = DataFolder().records(
+        "acl_abstracts.parquet", ("title", "abstract", "language", "split")
+    )
+    entries = DataFolder().records("wordnet_synsets.parquet", ("lemmas", "definition", "examples"))
+    books = DataFolder().records("long_docs_public_domain.parquet", ("text", "lang"))
     return [
         *(
             f"{row['title']}. {row['abstract']}"
@@ -82,7 +83,7 @@ def word_pairs() -> dict[str, list[tuple[str, str, float]]]:
     """Return pairs of English words with people's judgement, by the name of the set."""
     found: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
     columns = ("dataset", "lang", "word1", "word2", "similarity")
-    for row in read_records("word_similarity.parquet", columns):
+    for row in DataFolder().records("word_similarity.parquet", columns):
         if row["lang"] == "en" and row["dataset"] in _WORD_SETS:
             found[row["dataset"]].append((row["word1"], row["word2"], float(row["similarity"])))
     return dict(found)
@@ -138,6 +139,8 @@ def _base(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) ->
         return draw_texts(texts, settings["words"], seed=seed)
 
     def make() -> Any:
+        from embedworks.models import GloVe, train_word_vectors
+
         texts = context.once(("texts",), corpus)
         if kind == "tf-idf":
             return CountModel.fit(texts, max_words=settings["count_words"], min_texts=2)
