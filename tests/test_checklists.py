@@ -28,6 +28,7 @@ EXPECTED = {
     "survey-checklist-llm.md": {
         "L": {*range(1, 16), *range(20, 31), *range(40, 46), *range(50, 55), *range(60, 66)},
     },
+    "survey-checklist-words.md": {"W": {*range(1, 65)}},
 }  # fmt: skip
 
 

@@ -145,4 +145,5 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "merge-methods-by-place": ("embedworks.merging", "PLACE_MERGE_METHODS"),
     "metrics": ("embedworks.evaluation", "METRICS"),
     "suites": ("embedworks.evaluation", "SUITES"),
+    "word-methods": ("embedworks.models", "WORD_METHODS"),
 }

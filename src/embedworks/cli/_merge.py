@@ -15,7 +15,7 @@ from embedworks.errors import SettingsError
 if TYPE_CHECKING:
     from embedworks.merging import MergeReport
 
-__all__ = ["register"]
+__all__ = ["read_options", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def merge(
         weights=None if weights is None else _weights(weights),
         base=base,
         rows=search,
-        options=_options(settings or ()),
+        options=read_options(settings or ()),
         tokenizer=tokenizer,
         overwrite=overwrite,
         show_progress=False if json else None,
@@ -136,7 +136,8 @@ def _weights(text: str) -> list[float] | dict[str, list[float]]:
         ) from error
 
 
-def _options(given: Sequence[str]) -> dict[str, Any]:
+def read_options(given: Sequence[str]) -> dict[str, Any]:
+    """Return ``key=value`` texts as a dict, the values read as YAML."""
     import yaml
 
     options: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from embedworks.cli import (
     _search,
     _synthesize,
     _train,
+    _words,
 )
 from embedworks.cli._output import fail, prepare_process
 from embedworks.errors import EmbedworksError, InputError
@@ -44,6 +45,7 @@ for module in (
     _search,
     _evaluate,
     _train,
+    _words,
     _merge,
     _synthesize,
     _reproduce,

@@ -41,6 +41,8 @@ _FORMAT = 1
 #: Kind -> module and class; the class has ``from_pretrained(folder)``.
 _KINDS = {
     "counts": ("embedworks.models.words.counts", "CountModel"),
+    "subwords": ("embedworks.models.words.subwords", "SubwordModel"),
+    "texts": ("embedworks.models.words.documents", "Doc2Vec"),
     "transformed": ("embedworks.models.words.transformed", "TransformedModel"),
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from embedworks import load
 from embedworks.evaluation import effective_rank, iso_score, mean_cosine, spearman
 from embedworks.models import StaticModel, fit_component_removal, fit_whitening
+from embedworks.models import sif_weights as weights_of_counts
 from embedworks.reproductions import (
     Arm,
     Comparison,
@@ -48,8 +49,8 @@ def sif_weights(model: StaticModel, texts: Sequence[str], *, a: float = 1e-3) ->
         a: Smaller weighs common tokens down more.
     """
     ids = model.tokenize(texts)[0]
-    counts = np.bincount(ids, minlength=len(model.table)).astype(np.float64)
-    return np.asarray(a / (a + counts / counts.sum()), dtype=np.float32)
+    counts = np.bincount(ids, minlength=len(model.table))
+    return weights_of_counts(counts, a=a).astype(np.float32)
 
 
 def _changed(
