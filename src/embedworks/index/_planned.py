@@ -181,7 +181,9 @@ class PlannedDense:
 
     @property
     def is_stale(self) -> bool:
-        """Whether so many rows have changed that it should be built anew."""
+        """Whether it should be built anew: too many rows have changed, or it is damaged."""
+        if self._checked_graph is None:
+            return True
         return self.late + self.removed > _STALE * len(self.exact)
 
     def memory(self) -> dict[str, int]:

@@ -194,8 +194,8 @@ class Collection(Reading):
         if index is not None:
             check_choice(index, INDEXES, name="index")
         opened = cls(path, store, commit, None, is_old=commit != newest, index=index)
-        opened._snapshot()
-        if opened.index == "planned" and not opened._is_old:
+        graph = opened._snapshot().planned
+        if graph is None and opened.index == "planned" and not opened._is_old:
             opened.prepare()
         return opened
 
