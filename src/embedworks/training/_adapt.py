@@ -211,7 +211,10 @@ def index_documents(
     from embedworks.training import _adapt_finish, _adapt_read
     from embedworks.training._adapt_job import Job
 
-    stages = {"read": _adapt_read.read_only_stage, "index": partial(_adapt_finish.index_only_stage, index=index)}
+    stages = {
+        "read": _adapt_read.read_only_stage,
+        "index": partial(_adapt_finish.index_only_stage, index=index),
+    }
     job = Job(run, settings, str(documents), show_progress)
     _run_stages(job, stages, None)
     run.finish()
