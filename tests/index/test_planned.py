@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedworks.errors import DataWarning, FormatError, UnknownNameError
+from embedworks.errors import (
+    DataWarning,
+    DuplicateIdError,
+    FormatError,
+    InputError,
+    NonFiniteError,
+    QuerySyntaxError,
+    ShapeError,
+    UnknownNameError,
+)
 from embedworks.index import _planned, check_collection
 from embedworks.index._graph_rows import check_graph, renumber_graph
 from embedworks.index._planned import PlannedDense
@@ -229,7 +238,54 @@ def test_zero_queries_and_explanations(built):
     assert none.matching == 0
 
 
-@pytest.mark.parametrize("damage", ["header", "short", "missing", "numbers", "rows"])
+@pytest.mark.parametrize("index", ["exact", "planned"])
+def test_bad_and_extreme_searches_are_the_same_with_and_without_a_graph(built, index):
+    collection = Collection.open(built, index=index)
+    query = clustered(1, 2)[0]
+    for arguments, error, message in [
+        ({"vector": np.full(DIM, np.nan)}, NonFiniteError, "NaN"),
+        ({"vector": np.ones(DIM - 1)}, ShapeError, "another model"),
+        ({"vector": query, "k": 0}, InputError, "k must be"),
+        ({"vector": query, "k": -3}, InputError, "k must be"),
+        ({"vector": query, "where": "yeer = 2001"}, QuerySyntaxError, "'year'"),
+        ({"vector": query, "where": "year = 'often'"}, QuerySyntaxError, "year"),
+        ({"vector": query, "where": "sort > 3"}, QuerySyntaxError, "sort"),
+    ]:
+        with pytest.raises(error, match=message):
+            collection.search(mode="dense", **arguments)
+    assert collection.search(vector=query, mode="dense", where="year = 1900") == []
+    few = "year = 2004 AND chunk_id LIKE 'c1%'"
+    count = collection.count(few)
+    assert 0 < count < 100
+    for k, where, expected in ((10 * ROWS, None, ROWS), (count + 1, few, count)):
+        hits = collection.search(vector=query, mode="dense", k=k, where=where)
+        assert len(hits) == len({hit.chunk_id for hit in hits}) == expected
+    assert len(collection.search("row", vector=query, k=10 * ROWS)) == ROWS
+    assert collection.search_many(vectors=np.empty((0, DIM)), mode="dense").rows == []
+
+
+def test_bad_rows_are_refused_and_the_graph_stays(path):
+    collection = Collection.open(path)
+    rows = make_rows(["x", "y"])
+    for bad, vectors, error, message in [
+        (rows, np.full((2, DIM), np.nan), NonFiniteError, "NaN"),
+        (rows, np.ones((2, DIM + 1)), ShapeError, "another model"),
+        (rows, np.ones((1, DIM)), ShapeError, "2 rows need 2"),
+        ([rows[0], rows[0]], np.ones((2, DIM)), DuplicateIdError, "'x'"),
+        (make_rows(["c1"]), np.ones((1, DIM)), DuplicateIdError, "'c1'"),
+    ]:
+        for change in (collection.add, collection.upsert):
+            if change == collection.upsert and "c1" in message:
+                continue  # which is what upsert is for
+            with pytest.raises(error, match=message):
+                change(bad, vectors)
+    with pytest.raises(DuplicateIdError, match="'x'"):
+        Collection.create(path, [rows[0], rows[0]], np.ones((2, DIM)), overwrite=True)
+    assert Collection.open(path).version == collection.version == 1
+    assert graph_of(Collection.open(path)).late == 0
+
+
+@pytest.mark.parametrize("damage", ["header", "newer", "short", "missing", "numbers", "rows"])
 def test_a_damaged_graph_costs_speed_and_nothing_else(path, damage):
     folder = next(path.glob("cache/v*/graph"))
     links = folder / "links.npy"
@@ -237,6 +293,9 @@ def test_a_damaged_graph_costs_speed_and_nothing_else(path, damage):
     expected = Collection.open(path, index="exact").search(vector=query, mode="dense")
     if damage == "header":
         (folder / "index.json").write_text('{"version": 1')
+    elif damage == "newer":
+        header = json.loads((folder / "index.json").read_text())
+        (folder / "index.json").write_text(json.dumps(header | {"version": 99}))
     elif damage == "short":
         links.write_bytes(links.read_bytes()[:5000])
     elif damage == "missing":

@@ -211,7 +211,7 @@ def index_documents(
     from embedworks.training import _adapt_finish, _adapt_read
     from embedworks.training._adapt_job import Job
 
-    stages = {
+    stages: dict[str, Callable[[Any], dict[str, Any]]] = {
         "read": _adapt_read.read_only_stage,
         "index": partial(_adapt_finish.index_only_stage, index=index),
     }
