@@ -3,7 +3,8 @@
 Rows have a text of 20 words (Zipf-distributed over 200,000), three attributes and a random vector.
 Opening and first searches are timed in processes of their own, with the files in the page cache;
 LanceDB's own search of the same table stands beside them. Changes are timed in the order a user
-would make them, each durable when the call returns.
+would make them, each durable when the call returns. With ``--planned`` a collection of clustered
+vectors gets a graph, and the same searches run planned and exact, in turns.
 """
 
 from __future__ import annotations
@@ -161,6 +162,86 @@ def changes(path: Path, count: int, dim: int) -> dict[str, Any]:
     return out
 
 
+PLANNED = """
+import json, sys, time
+import numpy as np
+from embedworks.index import Collection
+
+path, index = sys.argv[1:3]
+queries = np.load(sys.argv[3])
+def peak_mb():
+    status = open("/proc/self/status").read()  # unlike getrusage, without the parent's memory
+    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+started = time.perf_counter()
+collection = Collection.open(path, index=index)
+out = {"open_ms": 1e3 * (time.perf_counter() - started), "peak_mb_opened": peak_mb()}
+started = time.perf_counter()
+collection.search(vector=queries[0], mode="dense")
+out["first_search_ms"] = 1e3 * (time.perf_counter() - started)
+rows = {}
+for name, where in json.loads(sys.argv[4]).items():
+    # A few searches first: files are read, the planner has seen its own choices.
+    many = lambda part: collection.search_many(vectors=part, mode="dense", where=where)
+    for query in queries[:20]:
+        many(query[None])
+    started = time.perf_counter()
+    rows[name] = [many(query[None]).rows[0].tolist() for query in queries]
+    out[f"{name} qps"] = len(queries) / (time.perf_counter() - started)
+    started = time.perf_counter()
+    many(queries)
+    out[f"{name} qps in a batch"] = len(queries) / (time.perf_counter() - started)
+    told = collection.explain(vector=queries[0], mode="dense", where=where)
+    out[f"{name} plan"] = told.plan[0]
+out["peak_mb_searched"] = peak_mb()
+print(json.dumps({"figures": out, "rows": rows}))
+"""
+
+FILTERS = {"all": None, "50 %": "part < 50", "10 %": "part < 10", "1 %": "part = 7"}
+
+
+def planned(path: Path, count: int, dim: int, turns: int) -> dict[str, Any]:
+    """Search a collection planned and exact, in turns of processes; medians and recall."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((max(10, count // 100), dim), dtype=np.float32)
+
+    def clustered(number: int) -> np.ndarray:
+        moved = rng.standard_normal((number, dim), dtype=np.float32)
+        vectors = centres[rng.integers(0, len(centres), number)] + 0.8 * moved
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    table, _ = rows(0, count, dim)
+    vectors = clustered(count)
+    queries = path.with_name("queries.npy")
+    np.save(queries, clustered(200))
+    result: dict[str, Any] = {"rows": count, "dim": dim}
+    Collection.create(path, table, vectors, index="exact")
+    size = size_mb(path / "cache")
+    result["graph_s"] = seconds(lambda: Collection.open(path, index="planned"))
+    result["graph_mb_on_disk"] = round(size_mb(path / "cache") - size, 1)
+    found: dict[str, list[Any]] = {"exact": [], "planned": []}
+    for _ in range(turns):
+        for index, runs in found.items():
+            done = subprocess.run(
+                [sys.executable, "-c", PLANNED, str(path), index, str(queries),
+                 json.dumps(FILTERS)],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            runs.append(json.loads(done.stdout))
+    for index, runs in found.items():
+        figures = [run["figures"] for run in runs]
+        result[index] = {
+            name: round(statistics.median(entry[name] for entry in figures), 2)
+            if isinstance(value, float)
+            else value
+            for name, value in figures[0].items()
+        }
+    for name in FILTERS:
+        pairs = zip(found["exact"][0]["rows"][name], found["planned"][0]["rows"][name], strict=True)
+        hits = [len(set(truth) & set(rows)) / len(truth) for truth, rows in pairs]
+        result["planned"][f"{name} recall@10"] = round(float(np.mean(hits)), 4)
+    return result
+
+
 def kill_summary(kills: int) -> dict[str, Any]:
     """Kill a writer at random moments; see tests/references/kill_harness.py."""
     harness = Path(__file__).parents[1] / "tests" / "references" / "kill_harness.py"
@@ -177,6 +258,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument(
+        "--planned", type=int, nargs="*", default=[], help="Rows to compare planned and exact at."
+    )
+    parser.add_argument("--only-planned", action="store_true", help="Leave out the other parts.")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     result: dict[str, Any] = {
@@ -186,6 +272,15 @@ def main() -> None:
         "rows": arguments.rows,
         "dim": arguments.dim,
     }
+    for count in arguments.planned:
+        with tempfile.TemporaryDirectory() as folder:
+            found = planned(Path(folder) / "collection", count, arguments.dim, arguments.turns)
+            result.setdefault("planned_and_exact", []).append(found)
+    if arguments.only_planned:
+        del result["rows"]
+        print(write_result("collection-planned", result, arguments.out))
+        print(json.dumps(result, indent=2))
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "collection"
         result["create_with_cache_s"] = create(path, arguments.rows, arguments.dim)

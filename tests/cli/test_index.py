@@ -139,3 +139,15 @@ def test_a_folder_in_the_place_of_a_command_gets_a_hint(call, documents):
     assert "index build" in err
     value = json.loads(call("index", "docs", "--json")[1])
     assert "embedworks index build docs --out RUN" in value["error"]["message"]
+
+
+def test_the_kind_of_index_is_kept_and_checked(call, documents, static_folder, tmp_path):
+    out = tmp_path / "run"
+    build = ("build", documents / "second", "-o", out, "--model", static_folder)
+    assert facts(call, *build, "--index", "planned")["chunks"] > 1
+    from embedworks.index import Collection
+
+    assert Collection.open(out / "collection").index == "planned"
+    code, _, err = call("index", *build, "--overwrite", "--index", "plan")
+    assert code == 2
+    assert "Did you mean 'planned'" in err

@@ -210,3 +210,49 @@ def test_full_disk(tmp_path):
     collection.verify()
     collection.compact(keep=1)  # what the refused changes left is removed
     assert len(list((tmp_path / "c" / "rows.lance" / "data").iterdir())) == 1
+
+
+BUILDER = """
+import shutil, sys
+from pathlib import Path
+import numpy as np
+from embedworks.index import Collection
+
+path = Path(sys.argv[1])
+collection = Collection.open(path, index="planned")
+print("ready", flush=True)
+while True:
+    row = {"chunk_id": f"n{collection.version}", "text": "file new"}
+    collection.add([row], np.eye(1, 8) + collection.version)
+    for graph in path.glob("cache/v*/graph"):
+        shutil.rmtree(graph)
+    collection = Collection.open(path, index="planned")
+    print(len(collection), flush=True)
+"""
+
+
+def test_killed_while_a_graph_is_built(tmp_path):
+    """Every committed row is there and found; what is on disk is a whole graph or none."""
+    path, rng = tmp_path / "c", np.random.default_rng(0)
+    rows = [{"chunk_id": f"c{n}", "text": f"file {n}"} for n in range(2_000)]
+    Collection.create(path, rows, rng.standard_normal((2_000, 8)), index="planned")
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUILDER, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline().strip() == "ready"
+        time.sleep(float(rng.uniform(0.05, 0.8)))
+        process.send_signal(signal.SIGKILL)
+        told = process.communicate()[0].split()
+        collection = Collection.open(path, index="auto")
+        assert len(collection) >= int(told[-1] if told else 2_000)
+        collection.verify()
+        planned = Collection.open(path)
+        scanned = Collection.open(path, index="exact")
+        queries = rng.standard_normal((20, 8))
+        found = planned.search_many(vectors=queries, mode="dense").chunk_ids
+        truth = scanned.search_many(vectors=queries, mode="dense").chunk_ids
+        hits = [len(set(a) & set(b)) for a, b in zip(found, truth, strict=True)]
+        assert np.mean(hits) / 10 >= 0.95
+        newest = [i for i in scanned.rows["chunk_id"].to_pylist() if i.startswith("n")]
+        assert len(newest) == len(scanned) - 2_000

@@ -162,7 +162,7 @@ def test_every_mode_explains_itself():
     searchable = Searchable(ExactIndex(vectors), BM25Index.build(texts))
     for mode in SEARCH_MODES:
         assert SEARCH_MODES.summary(mode).startswith("Rank by")
-        assert all(SEARCH_MODES[mode].plan(searchable, 5))
+        assert all(SEARCH_MODES[mode].plan(searchable, 5, None))
 
 
 def test_settings_are_checked_and_round_trip():

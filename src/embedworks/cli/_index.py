@@ -68,6 +68,12 @@ def build(
     model: Annotated[
         str, typer.Option(help="Model to use as it is: static, minilm, a folder or a hub name.")
     ] = "static",
+    index: Annotated[
+        str,
+        typer.Option(
+            help="Dense search: exact scans, planned builds a graph too, auto does so when large."
+        ),
+    ] = "auto",
     exclude: Exclude = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run that is there.")
@@ -77,7 +83,9 @@ def build(
     """Index documents with a model as it is, without training."""
     from embedworks.training import index_documents
 
-    info = index_documents(documents, out=out, model=model, exclude=exclude, overwrite=overwrite)
+    info = index_documents(
+        documents, out=out, model=model, index=index, exclude=exclude, overwrite=overwrite
+    )
     if json:
         emit_json(info)
         return
@@ -170,11 +178,14 @@ def compact(
     wait: Wait = 60.0,
     json: JsonFlag = False,
 ) -> None:
-    """Merge small files and drop old versions; changes do it themselves now and then."""
+    """Merge small files and drop old versions; changes do it themselves now and then.
+
+    Builds a large collection's graph again when a tenth of its rows have changed.
+    """
     collection = _open(run, wait=wait)
     table = collection.path / "rows.lance"
     before = _bytes(table)
-    collection.compact(keep=keep)
+    collection.compact(keep=keep, show_progress=False if json else None)
     after = _bytes(table)
     if json:
         emit_json({"version": collection.version, "bytes_before": before, "bytes": after})

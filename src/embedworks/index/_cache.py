@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from embedworks.errors import DataWarning, FormatError, StorageError
+from embedworks.index._planned import GRAPH_FOLDER, PlannedDense
 from embedworks.index._snapshot import Snapshot
 from embedworks.index._store import Commit, TableStore
 
-__all__ = ["CACHE_FOLDER", "cached_snapshot", "snapshot_of"]
+__all__ = ["CACHE_FOLDER", "cached_snapshot", "snapshot_of", "with_graph"]
 
 CACHE_FOLDER = "cache"
 
@@ -64,6 +66,30 @@ def snapshot_of(store: TableStore, commit: Commit, *, older: Snapshot | None = N
             stacklevel=4,
         )
         return built or _build(store, commit, older)
+
+
+def with_graph(
+    store: TableStore, snapshot: Snapshot, *, show_progress: bool | None = None
+) -> Snapshot:
+    """Return the snapshot with a graph built anew, which is kept beside its cache.
+
+    The graph is built without a lock, as it may take minutes; a process killed meanwhile leaves
+    the snapshot as it was. Where it cannot be written it lives in memory, with a warning.
+    """
+    planned = PlannedDense.build(snapshot.dense, show_progress=show_progress)
+    if snapshot.folder is not None:
+        try:
+            with store.lock("cache"):
+                if snapshot.folder.is_dir():  # others may have moved on meanwhile
+                    planned.save(snapshot.folder / GRAPH_FOLDER)
+        except StorageError as error:
+            warnings.warn(
+                f"The graph of {store.folder} could not be written ({error.strerror or error}); "
+                "it is used until this process ends.",
+                DataWarning,
+                stacklevel=4,
+            )
+    return replace(snapshot, planned=planned)
 
 
 def _build(store: TableStore, commit: Commit, older: Snapshot | None) -> Snapshot:

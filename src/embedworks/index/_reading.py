@@ -52,6 +52,7 @@ class Reading(ABC):
             "rows": int(snapshot.rows.nbytes),
             "vectors": int(snapshot.dense.vectors.nbytes),
             "bm25": snapshot.bm25.memory(),
+            **({} if snapshot.planned is None else snapshot.planned.memory()),
         }
         return {**parts, "total": sum(parts.values())}
 

@@ -78,7 +78,10 @@ class Searcher:
             where=None if condition is None else str(condition),
             rows=rows,
             matching=matching,
-            plan=(*mode.plan(self._searchable(), matching), *self._rerank_plan(k, matching)),
+            plan=(
+                *mode.plan(self._searchable(), self._depth(k), mask),
+                *self._rerank_plan(k, matching),
+            ),
             seconds=clock.laps,
             version=self.snapshot.commit.version,
         )
@@ -143,7 +146,8 @@ class Searcher:
 
     def _searchable(self) -> Searchable:
         hybrid = self.hybrid or HybridSettings.from_dict(self.snapshot.metadata.get("hybrid", {}))
-        return Searchable(self.snapshot.dense, self.snapshot.bm25, hybrid)
+        snapshot = self.snapshot
+        return Searchable(snapshot.dense, snapshot.bm25, hybrid, snapshot.planned)
 
     def _prepare(self, texts: Sequence[str] | None, vectors: np.ndarray | None) -> Queries:
         encoder = self.encoder if SEARCH_MODES[self.mode].uses_vectors else None

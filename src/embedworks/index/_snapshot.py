@@ -1,13 +1,14 @@
 """One version of a collection, ready to search, and its cache on disk.
 
 The cache is a folder named by version: rows as an Arrow file, vectors and norms as ``.npy``,
-the BM25 arrays. Everything is memory-mapped when it is opened, so a reader keeps its version
-after a writer has removed the folder.
+the BM25 arrays, and the graph if there is one. Everything is memory-mapped when it is opened, so
+a reader keeps its version after a writer has removed the folder.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedworks._core.files import atomic_directory, read_json, sha256_of_file, write_json
-from embedworks.errors import FormatError, NotFoundError
+from embedworks.errors import DataWarning, FormatError, NotFoundError
+from embedworks.index._planned import GRAPH_FOLDER, PlannedDense
 from embedworks.index._store import Commit
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex
@@ -41,6 +43,7 @@ class Snapshot:
         bm25: Inverted index over titles and texts.
         metadata: What the writer stored beside the rows.
         folder: The cache folder, or None when it lives in memory only.
+        planned: Dense search through a graph, or None when it always scans.
     """
 
     commit: Commit
@@ -49,12 +52,14 @@ class Snapshot:
     bm25: BM25Index
     metadata: Mapping[str, Any]
     folder: Path | None
+    planned: PlannedDense | None = None
 
     @classmethod
     def build(cls, commit: Commit, table: pa.Table, *, older: Snapshot | None = None) -> Snapshot:
         """Make a snapshot in memory from the stored table, vectors included.
 
-        Texts that an older snapshot has under the same id are not analysed again.
+        Texts that an older snapshot has under the same id are not analysed again, and its graph
+        is taken over for the rows that stay.
         """
         metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
         column = table.column("vector").combine_chunks()
@@ -69,7 +74,10 @@ class Snapshot:
             for title, text in zip(titles, texts, strict=True)
         ]
         bm25 = BM25Index.build(texts, titles=unrepeated, previous=previous)
-        return cls(commit, rows, ExactIndex(vectors), bm25, metadata, None)
+        dense, planned = ExactIndex(vectors), None
+        if older is not None and older.planned is not None:
+            planned = older.planned.taken_over(dense, _places(older.rows, rows))
+        return cls(commit, rows, dense, bm25, metadata, None, planned)
 
     def difference(self, other: Snapshot) -> str | None:
         """Name the first part in which two snapshots of one version differ, or None."""
@@ -98,6 +106,8 @@ class Snapshot:
             np.save(temporary / "mean.npy", mean, allow_pickle=False)
             np.save(temporary / "covariance.npy", covariance, allow_pickle=False)
             self.bm25.save(temporary / "bm25")
+            if self.planned is not None:
+                self.planned.save(temporary / GRAPH_FOLDER)
             about = {
                 "cache_version": CACHE_VERSION,
                 "commit": self.commit.name,
@@ -145,7 +155,29 @@ class Snapshot:
             if isinstance(error, FormatError | NotFoundError):
                 raise
             raise FormatError(f"The cache {folder} is damaged ({error}).") from error
-        return cls(commit, rows, dense, bm25, about["metadata"], folder)
+        planned = _load_graph(folder / GRAPH_FOLDER, dense, verify=verify)
+        return cls(commit, rows, dense, bm25, about["metadata"], folder, planned)
+
+
+def _load_graph(folder: Path, dense: ExactIndex, *, verify: bool) -> PlannedDense | None:
+    """Map the graph if there is one; without it, or when it is damaged, searches scan."""
+    try:
+        return PlannedDense.load(folder, dense, verify=verify)
+    except NotFoundError:
+        return None
+    except FormatError as error:
+        if verify:
+            raise
+        warnings.warn(
+            f"{error} Searches scan until `prepare` has built it again.", DataWarning, stacklevel=4
+        )
+        return None
+
+
+def _places(older: pa.Table, rows: pa.Table) -> np.ndarray:
+    """Return, for every row, the older row with the same id, or -1: (M,)."""
+    places = pc.index_in(rows["chunk_id"], value_set=older["chunk_id"])
+    return np.asarray(pc.fill_null(places, -1).to_numpy(), dtype=np.int64)
 
 
 def _same_rows(older: pa.Table, rows: pa.Table) -> np.ndarray:

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from embedworks.errors import FormatError, InputError, NotFoundError
-from embedworks.index._cache import CACHE_FOLDER, snapshot_of
+from embedworks.index._cache import CACHE_FOLDER, snapshot_of, with_graph
 from embedworks.index._folder import open_store
+from embedworks.index._planned import wants_graph
 from embedworks.index._snapshot import Snapshot
 from embedworks.index._store import Commit, TableStore
 
@@ -71,8 +72,8 @@ def check_collection(path: str | Path, *, repair: bool = False) -> CollectionRep
     Args:
         path: The collection's folder.
         repair: Remove caches that are damaged, old or half written, and make the newest
-            version's again. The table is never touched: see `Collection.versions` and
-            `Collection.restore` for what to do about a damaged one.
+            version's again, its graph too. The table is never touched: see
+            `Collection.versions` and `Collection.restore` for what to do about a damaged one.
 
     Raises:
         NotFoundError: When there is no collection, or it holds no version.
@@ -105,7 +106,10 @@ def check_collection(path: str | Path, *, repair: bool = False) -> CollectionRep
         for finding in _check_caches(path, commit, fresh):
             if finding.state not in ("ok", "missing"):
                 shutil.rmtree(path / finding.part, ignore_errors=True)
-        snapshot_of(store, commit)
+        snapshot = snapshot_of(store, commit)
+        wanted = str(snapshot.metadata.get("index", "auto"))
+        if snapshot.planned is None and wants_graph(wanted, *snapshot.dense.vectors.shape):
+            with_graph(store, snapshot)
     findings = (table, *_check_caches(path, commit, fresh))
     return CollectionReport(str(path), commit.version, len(fresh.rows), findings)
 

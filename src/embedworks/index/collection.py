@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from embedworks._core.validation import check_in_range, check_vectors
+from embedworks._core.validation import check_choice, check_in_range, check_vectors
 from embedworks.errors import DataWarning, FormatError, InputError, NotFoundError, ShapeError
 from embedworks.index import _changes
-from embedworks.index._cache import CACHE_FOLDER, snapshot_of
+from embedworks.index._cache import CACHE_FOLDER, snapshot_of, with_graph
 from embedworks.index._changes import Facts
 from embedworks.index._folder import mark, open_store, start_store
+from embedworks.index._planned import INDEXES, wants_graph
 from embedworks.index._reading import Reading
 from embedworks.index._rows import attach_vectors, rows_table
 from embedworks.index._snapshot import METADATA_KEY, Snapshot
@@ -45,6 +46,10 @@ class Collection(Reading):
 
     A change is one commit of the table, which is durable when the method returns. Search
     structures are made when a version is first searched, or by `prepare`.
+
+    Dense search scans all rows that pass, exactly, as long as that is quick. A large collection,
+    or one made with ``index="planned"``, also gets a graph; each search then takes the plan
+    that is cheapest, with a recall of 0.95 or more where it walks.
 
     Example:
         >>> import tempfile
@@ -68,6 +73,7 @@ class Collection(Reading):
         snapshot: Snapshot | None,
         *,
         is_old: bool = False,
+        index: str | None = None,
     ) -> None:
         self.path = path
         self._store = store
@@ -75,6 +81,7 @@ class Collection(Reading):
         self._mapped = snapshot
         self._known: Facts | None = None
         self._is_old = is_old
+        self._index = index
 
     # Making and opening.
 
@@ -86,8 +93,10 @@ class Collection(Reading):
         vectors: np.ndarray,
         *,
         metadata: Mapping[str, Any] | None = None,
+        index: str = "auto",
         overwrite: bool = False,
         lock_timeout: float = 60.0,
+        show_progress: bool | None = None,
     ) -> Collection:
         """Store rows and vectors as a new collection, or as the next version of one.
 
@@ -100,8 +109,13 @@ class Collection(Reading):
             metadata: JSON values to keep beside the rows, such as the model's name. Under
                 ``"hybrid"``, `HybridSettings.to_dict` of what searches use unless told
                 otherwise.
+            index: How dense search works, kept with the collection: ``"exact"`` scans the rows
+                that pass, ``"planned"`` builds a graph too and takes the cheapest plan,
+                ``"auto"`` does so from 10,000,000 numbers (rows times dimensions) on. Fewer than
+                2,000 rows are always scanned.
             overwrite: Replace what an existing collection holds, in one commit.
             lock_timeout: Seconds to wait for another process that writes.
+            show_progress: None shows a progress bar on a terminal while a graph is built.
 
         Raises:
             InputError: When the folder holds something else, or a collection and ``overwrite``
@@ -115,7 +129,10 @@ class Collection(Reading):
         path = Path(path)
         table = rows_table(rows)
         vectors = _checked_vectors(vectors, len(table))
-        stored = attach_vectors(table, vectors).replace_schema_metadata(_encode(metadata or {}))
+        about = dict(metadata or {})
+        if check_choice(index, INDEXES, name="index") != "auto":
+            about["index"] = index
+        stored = attach_vectors(table, vectors).replace_schema_metadata(_encode(about))
         store = start_store(path, lock_timeout=lock_timeout)
         with store.lock():
             if store.latest() is not None and not overwrite:
@@ -129,22 +146,30 @@ class Collection(Reading):
             commit = store.latest()
         assert commit is not None
         made = cls(path, store, commit, None)
-        made.prepare()
+        made.prepare(show_progress=show_progress)
         return made
 
     @classmethod
     def open(
-        cls, path: str | Path, *, version: int | None = None, lock_timeout: float = 60.0
+        cls,
+        path: str | Path,
+        *,
+        version: int | None = None,
+        index: str | None = None,
+        lock_timeout: float = 60.0,
     ) -> Collection:
         """Open the newest version, or an older one that is still kept.
 
         Uses the cache when it is whole, which needs no storage library; otherwise reads the
-        table and makes the cache again.
+        table and makes the cache again. A graph that is missing or damaged is built again by
+        `prepare` and `compact`, and by opening the newest version with ``index="planned"``;
+        until then searches scan.
 
         Args:
             path: The folder.
             version: A number from `versions`; an older version can be searched and `restore`-d,
                 not changed.
+            index: As for `create`, for this object only; None is what it was made with.
             lock_timeout: Seconds that changes wait for another process that writes.
 
         Raises:
@@ -166,8 +191,12 @@ class Collection(Reading):
             raise NotFoundError(
                 f"{path} has no version {version}: it was removed, or never was. Kept are: {kept}."
             )
-        opened = cls(path, store, commit, None, is_old=commit != newest)
-        opened.prepare()
+        if index is not None:
+            check_choice(index, INDEXES, name="index")
+        opened = cls(path, store, commit, None, is_old=commit != newest, index=index)
+        graph = opened._snapshot().planned
+        if graph is None and opened.index == "planned" and not opened._is_old:
+            opened.prepare()
         return opened
 
     # Looking.
@@ -188,6 +217,11 @@ class Collection(Reading):
         return self._facts().dim
 
     @property
+    def index(self) -> str:
+        """How dense search works: ``"auto"``, ``"exact"`` or ``"planned"``."""
+        return self._index or str(self._facts().metadata.get("index", "auto"))
+
+    @property
     def columns(self) -> dict[str, str]:
         """Columns a filter may use, with their types."""
         return {field.name: str(field.type) for field in self._facts().schema}
@@ -199,9 +233,21 @@ class Collection(Reading):
         """Return the versions that can be opened, oldest first; at least the last eight."""
         return self._writable().versions()
 
-    def prepare(self) -> None:
-        """Make the caches of this version now, and not at the next search."""
-        self._snapshot()
+    def prepare(self, *, show_progress: bool | None = None) -> None:
+        """Make the caches of this version now, and not at the next search.
+
+        Where `index` asks for a graph it is built if there is none, or if a tenth of the rows
+        have changed since it was; a search never builds one.
+
+        Args:
+            show_progress: None shows a progress bar on a terminal.
+        """
+        snapshot, wanted = self._snapshot(), self.index
+        if not wants_graph(wanted, *snapshot.dense.vectors.shape):
+            return
+        if snapshot.planned is None or snapshot.planned.is_stale:
+            store = self._writable(old_too=True)
+            self._mapped = with_graph(store, snapshot, show_progress=show_progress)
 
     def with_vectors(self, vectors: np.ndarray) -> Collection:
         """Return the same rows with other vectors, in memory: to compare models.
@@ -215,7 +261,7 @@ class Collection(Reading):
             ShapeError: When there is not one vector per row.
         """
         dense = ExactIndex(_checked_vectors(vectors, len(self)))
-        snapshot = replace(self._snapshot(), dense=dense, folder=None)
+        snapshot = replace(self._snapshot(), dense=dense, folder=None, planned=None)
         return Collection(self.path, None, self._commit, snapshot)
 
     # Changing.
@@ -300,19 +346,23 @@ class Collection(Reading):
             self._move_on(store)
         self._is_old = False
 
-    def compact(self, *, keep: int = KEPT_VERSIONS) -> None:
+    def compact(self, *, keep: int = KEPT_VERSIONS, show_progress: bool | None = None) -> None:
         """Merge small files, drop old versions, and remove what killed writers left.
 
-        Changes do this themselves now and then. Open collections are not affected.
+        Changes do this themselves now and then. Open collections are not affected. A graph that
+        too many rows have changed under is built anew.
 
         Args:
             keep: How many of the newest versions can still be opened afterwards.
+            show_progress: None shows a progress bar on a terminal while a graph is built.
 
         Raises:
             StorageError: When the disk is full; nothing is lost.
         """
         check_in_range(keep, name="keep", low=1)
         self._change(lambda store: store.compact(int(keep)))
+        if wants_graph(self.index, len(self), self.dim):
+            self.prepare(show_progress=show_progress)
 
     def verify(self) -> dict[str, int]:
         """Compare every cache file with its checksum and the cache with the table.
@@ -356,6 +406,8 @@ class Collection(Reading):
                     raise
                 self._commit = newest
                 self._mapped = snapshot_of(store, newest, older=self._mapped)
+        if self._index == "exact" and self._mapped.planned is not None:
+            return replace(self._mapped, planned=None)
         return self._mapped
 
     def _facts(self) -> Facts:
@@ -435,6 +487,7 @@ def _checked_vectors(vectors: np.ndarray, rows: int) -> np.ndarray:
 
 def _encode(metadata: Mapping[str, Any]) -> dict[bytes, bytes]:
     HybridSettings.from_dict(metadata.get("hybrid", {}))
+    check_choice(metadata.get("index", "auto"), INDEXES, name="metadata index")
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ from embedworks._core.registry import Registry, did_you_mean
 from embedworks._core.validation import check_choice, check_in_range
 from embedworks.errors import InputError, SettingsError
 from embedworks.index._hybrid import RANKED_ROWS, HybridSearch
+from embedworks.index._planned import PlannedDense
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex
 
@@ -88,11 +89,15 @@ class HybridSettings:
 
 @dataclass(frozen=True)
 class Searchable:
-    """What a mode searches: the same M rows as vectors and as postings."""
+    """What a mode searches: the same M rows as vectors and as postings.
+
+    With ``planned``, mode "dense" takes the plan that is cheapest; without, it scans.
+    """
 
     dense: ExactIndex
     bm25: BM25Index
     hybrid: HybridSettings = field(default_factory=HybridSettings)
+    planned: PlannedDense | None = None
 
 
 @dataclass(frozen=True)
@@ -125,14 +130,14 @@ class SearchMode:
     Attributes:
         name: What a caller writes.
         uses_vectors: Whether query texts must be encoded.
-        plan: ``plan(searchable, matching)`` says in words what a search does.
+        plan: ``plan(searchable, k, mask)`` says in words what a search does.
         run: ``run(searchable, queries, k, mask)`` returns one `Ranked` per query: rows pass the
             mask, sorted by score, highest first, equal scores by ascending row.
     """
 
     name: str
     uses_vectors: bool
-    plan: Callable[[Searchable, int], tuple[str, ...]]
+    plan: Callable[[Searchable, int, np.ndarray | None], tuple[str, ...]]
     run: Callable[[Searchable, Queries, int, np.ndarray | None], list[Ranked]]
 
 
@@ -143,8 +148,13 @@ SEARCH_MODES: Registry[SearchMode] = Registry("search modes")
 def dense(
     searchable: Searchable, queries: Queries, k: int, mask: np.ndarray | None
 ) -> list[Ranked]:
-    """Rank by exact cosine similarity: exactly min(k, matching) rows."""
+    """Rank by cosine similarity: exactly min(k, matching) rows.
+
+    Exact, unless a graph is there and the planner finds a walk over it cheaper.
+    """
     vectors = queries.need_vectors("dense")
+    if searchable.planned is not None:
+        return searchable.planned.search(vectors, k, mask)
     ids, scores = searchable.dense.search(vectors, k, mask=mask, allow_zero=True)
     return list(zip(ids, scores, strict=True))
 
@@ -172,21 +182,28 @@ def hybrid(
     return search.run(texts, vectors, k, mask)
 
 
-def _plan_dense(searchable: Searchable, matching: int) -> tuple[str, ...]:
+def _plan_dense(searchable: Searchable, k: int, mask: np.ndarray | None) -> tuple[str, ...]:
+    if searchable.planned is not None:
+        return searchable.planned.explain(k, mask)
+    return _plan_scan(searchable, mask)
+
+
+def _plan_scan(searchable: Searchable, mask: np.ndarray | None) -> tuple[str, ...]:
+    matching = len(searchable.dense) if mask is None else int(np.count_nonzero(mask))
     return (searchable.dense.plan(matching),)
 
 
-def _plan_bm25(searchable: Searchable, matching: int) -> tuple[str, ...]:
+def _plan_bm25(searchable: Searchable, k: int, mask: np.ndarray | None) -> tuple[str, ...]:
     terms = len(searchable.bm25.vocabulary)
     return (f"BM25: add up the postings of the query's terms ({terms:,} terms known)",)
 
 
-def _plan_hybrid(searchable: Searchable, matching: int) -> tuple[str, ...]:
+def _plan_hybrid(searchable: Searchable, k: int, mask: np.ndarray | None) -> tuple[str, ...]:
     settings = searchable.hybrid
     share = settings.bm25_weight
     steps = [
-        *_plan_dense(searchable, matching),
-        *_plan_bm25(searchable, matching),
+        *_plan_scan(searchable, mask),
+        *_plan_bm25(searchable, k, mask),
         f"{_FUSION_PLANS[settings.fusion]}: {share:.2f} BM25, {1 - share:.2f} dense",
     ]
     if settings.feedback_rows:

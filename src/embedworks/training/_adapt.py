@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from embedworks._core.files import read_json
+from embedworks._core.validation import check_choice
 from embedworks.errors import EmbedworksError
 from embedworks.training.budget import Plan, PlanStep
 from embedworks.training.recipes import load_recipe
@@ -176,6 +178,7 @@ def index_documents(
     *,
     out: str | Path,
     model: str = "static",
+    index: str = "auto",
     exclude: Sequence[str] | None = None,
     overwrite: bool = False,
     show_progress: bool | None = None,
@@ -186,6 +189,8 @@ def index_documents(
         documents: As for `adapt`.
         out: Folder to write.
         model: Model to encode with.
+        index: How dense search works: ``"auto"``, ``"exact"`` or ``"planned"``; see
+            `Collection.create`.
         exclude: Glob patterns of relative paths to leave out.
         overwrite: Replace a run that is there.
         show_progress: None shows progress bars on a terminal.
@@ -196,13 +201,20 @@ def index_documents(
     Raises:
         EmptyInputError: When there is nothing to read.
         InputError: When ``out`` holds something else.
+        UnknownNameError: When ``index`` is none of the three.
     """
+    from embedworks.index._planned import INDEXES
+
+    check_choice(index, INDEXES, name="index")
     settings = _resolve(None, base=model, budget=None, seed=None, exclude=exclude)
     run = _open_run(documents, out, settings, resume=False, overwrite=overwrite)
     from embedworks.training import _adapt_finish, _adapt_read
     from embedworks.training._adapt_job import Job
 
-    stages = {"read": _adapt_read.read_only_stage, "index": _adapt_finish.index_only_stage}
+    stages: dict[str, Callable[[Any], dict[str, Any]]] = {
+        "read": _adapt_read.read_only_stage,
+        "index": partial(_adapt_finish.index_only_stage, index=index),
+    }
     job = Job(run, settings, str(documents), show_progress)
     _run_stages(job, stages, None)
     run.finish()

@@ -136,16 +136,18 @@ def index_stage(job: Job) -> dict[str, Any]:
     return _build_collection(job, vectors, load(str(job.run.part("model"))))
 
 
-def index_only_stage(job: Job) -> dict[str, Any]:
+def index_only_stage(job: Job, *, index: str = "auto") -> dict[str, Any]:
     """Copy the model into the run and index the chunks with it."""
     vectors = job.encode(job.base, job.chunks["search_text"].to_pylist())
     with atomic_directory(job.run.part("model")) as folder:
         save(job.base, folder)
     job.settings.to_yaml(job.run.part("recipe.yaml"))
-    return _build_collection(job, vectors, job.base)
+    return _build_collection(job, vectors, job.base, index=index)
 
 
-def _build_collection(job: Job, vectors: np.ndarray, model: Any) -> dict[str, Any]:
+def _build_collection(
+    job: Job, vectors: np.ndarray, model: Any, *, index: str = "auto"
+) -> dict[str, Any]:
     inner = ("search_text", "split")
     rows = job.chunks.select([name for name in job.chunks.column_names if name not in inner])
     collection = Collection.create(
@@ -157,7 +159,9 @@ def _build_collection(job: Job, vectors: np.ndarray, model: Any) -> dict[str, An
             "base": job.settings.base,
             "hybrid": job.hybrid.to_dict(),
         },
+        index=index,
         overwrite=True,
+        show_progress=job.show_progress,
     )
     return {"rows": len(rows), "columns": list(collection.columns), "memory": collection.memory()}
 

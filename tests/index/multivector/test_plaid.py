@@ -317,3 +317,92 @@ def test_bad_input(index, documents):
         index.search([np.full((1, 16), np.nan)], 1)
     with pytest.raises(ShapeError, match="mask"):
         index.search(documents[:1], 1, mask=np.ones(3, dtype=bool))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_added_and_removed_documents(similarity, tmp_path):
+    rng = np.random.default_rng(5)
+    everything = topical(rng, 260)
+    index = PlaidIndex(everything[:200], bits=4, similarity=similarity)
+    first = [index.document(n) for n in range(200)]
+    assert index.add(everything[200:]).tolist() == list(range(200, 260))
+    assert len(index) == 260
+    for number in range(200):
+        np.testing.assert_array_equal(index.document(number), first[number])
+    gone = [0, 7, 203, 259]
+    assert index.remove(gone) == 4
+    assert index.remove([7, 8]) == 1
+    index.save(tmp_path / "plaid")
+    again = PlaidIndex.load(tmp_path / "plaid")
+    assert again.removed.tolist() == index.removed.tolist() == [0, 7, 8, 203, 259]
+    left = [n for n in range(260) if n not in {*gone, 8}]
+    mask = np.arange(260) % 3 > 0
+    queries = [everything[n][:5] for n in (3, 7, 120, 230, 259)]
+    for one in (index, again):
+        ids, scores = one.search(queries, 300, candidates=300, probes=10**6)
+        assert all(sorted(row) == left for row in ids.tolist())
+        masked, _ = one.search(queries, 300, mask=mask)
+        assert all(set(row) == {n for n in left if mask[n]} for row in masked.tolist())
+        assert masked.shape[1] == sum(mask[left])
+        for number, query in enumerate(queries):
+            query = query.astype(np.float32)
+            if similarity == "cosine":
+                query = query / np.linalg.norm(query, axis=1, keepdims=True)
+            turned = one.codec.turn(query)
+            for place in (0, 40, 254):
+                expected = slow_maxsim(turned, one.document(int(ids[number, place])))
+                assert scores[number, place] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert again.add(everything[:1]).tolist() == [260]  # the mapped codes are not written to
+    assert 260 in again.search(queries, 300)[0]
+    assert len(PlaidIndex.load(tmp_path / "plaid")) == 260
+
+
+def test_most_of_an_index_may_be_added():
+    """Centroids of a fifth of the documents still find what an exact index finds."""
+    everything = topical(np.random.default_rng(8), 400)
+    index = PlaidIndex(everything[:80], bits=8)
+    for start in range(80, 400, 40):
+        index.add(everything[start : start + 40])
+    queries = [document[:4] for document in everything[::20]]
+    found, _ = index.search(queries, 10)
+    truth, _ = MaxSimIndex(everything).search(queries, 10)
+    hits = [len(set(a) & set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
+    assert np.mean(hits) / 10 >= 0.9
+
+
+def test_refused_additions_and_removals_change_nothing(tmp_path):
+    everything = topical(np.random.default_rng(2), 60)
+    index = PlaidIndex(everything)
+    before = index.search(everything[:2], 60)
+    for bad, error in (
+        ([np.ones((2, 5))], ShapeError),
+        ([np.full((2, 16), np.nan)], NonFiniteError),
+        ([np.zeros((1, 16))], InputError),
+        ([np.empty((0, 16))], EmptyInputError),
+    ):
+        with pytest.raises(error):
+            index.add([everything[0], *bad])
+    for numbers in ([60], [-1], [3, 99]):
+        with pytest.raises(InputError, match=r"\[0, 60\)"):
+            index.remove(numbers)
+    assert index.add([]).tolist() == []
+    assert index.remove([]) == 0
+    after = index.search(everything[:2], 60)
+    for left, right in zip(before, after, strict=True):
+        np.testing.assert_array_equal(left, right)
+    index.remove([5])
+    with pytest.raises(InputError, match="removed"):
+        index.document(5)
+    with pytest.raises(ShapeError, match="mask"):
+        index.search(everything[:1], 3, mask=np.ones(7, dtype=bool))
+    index.save(tmp_path / "plaid")
+    header = tmp_path / "plaid" / "index.json"
+    for damage in ("[60]", '"x"', "[null]"):
+        text = header.read_text().replace('"removed": [\n      5\n    ]', f'"removed": {damage}')
+        assert damage in text
+        (tmp_path / "other").mkdir(exist_ok=True)
+        for file in (tmp_path / "plaid").iterdir():
+            (tmp_path / "other" / file.name).write_bytes(file.read_bytes())
+        (tmp_path / "other" / "index.json").write_text(text)
+        with pytest.raises(FormatError, match="Build the index again"):
+            PlaidIndex.load(tmp_path / "other")

@@ -111,7 +111,78 @@ class PlaidIndex:
         )
         self.offsets = matrix.offsets
         self._nearest, self._codes, self._scales = self.codec.encode(matrix.tokens)
+        self._removed = np.zeros(len(self), dtype=bool)
         self._link()
+
+    def add(self, documents: Iterable[np.ndarray] | TokenMatrix) -> np.ndarray:
+        """Append documents, coded with the centroids that are there.
+
+        The centroids do not move: when many documents of another kind have come, recall falls,
+        and the index should be built anew.
+
+        Args:
+            documents: One array (T, D) per document, or a `TokenMatrix`; none is allowed.
+
+        Returns:
+            Their numbers, int64 (N,), which follow those that are there.
+
+        Raises:
+            ShapeError, EmptyInputError, NonFiniteError, InputError: As when an index is built,
+                and when D is another; nothing is added then.
+        """
+        if not isinstance(documents, TokenMatrix):
+            documents = list(documents)
+            if not documents:
+                return np.empty(0, dtype=np.int64)
+            documents = TokenMatrix.from_documents(documents)
+        else:
+            documents.check_finite()
+        if documents.dim != self.dim:
+            raise ShapeError(
+                f"The documents have {documents.dim} dimensions, the index has {self.dim}: were "
+                "they made by another model?"
+            )
+        matrix = documents.normalized() if self.similarity == "cosine" else documents
+        first, parts = len(self), self.codec.encode(matrix.tokens)
+        old = (self._nearest, self._codes, self._scales)
+        self._nearest, self._codes, self._scales = (
+            np.concatenate(pair) for pair in zip(old, parts, strict=True)
+        )
+        self.offsets = np.concatenate([self.offsets, self.offsets[-1] + matrix.offsets[1:]])
+        self._removed = np.concatenate([self._removed, np.zeros(len(matrix), dtype=bool)])
+        self._link()
+        return np.arange(first, len(self))
+
+    def remove(self, numbers: np.ndarray | Sequence[int]) -> int:
+        """Take documents out of every later search; return how many were not out already.
+
+        Numbers are not given again, and the codes stay until the index is built anew.
+
+        Raises:
+            InputError: When a number is no document's; nothing is removed then.
+        """
+        chosen = np.unique(np.asarray(numbers, dtype=np.int64))
+        if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < len(self):
+            raise InputError(
+                f"numbers must be in [0, {len(self)}), got {chosen[0]} to {chosen[-1]}."
+            )
+        removed = self._removed.copy()  # a search that runs keeps its own
+        removed[chosen] = True
+        count = int(removed.sum() - self._removed.sum())
+        self._removed = removed
+        return count
+
+    @property
+    def removed(self) -> np.ndarray:
+        """Numbers of the documents that were removed, ascending."""
+        return np.flatnonzero(self._removed)
+
+    def _present(self, mask: np.ndarray | None) -> np.ndarray | None:
+        """Take the removed documents out of a mask."""
+        if not self._removed.any():
+            return mask
+        matching_rows(mask, len(self))  # complains of a mask that does not fit
+        return ~self._removed if mask is None else mask & ~self._removed
 
     def _link(self) -> None:
         """List the documents of every centroid."""
@@ -132,7 +203,8 @@ class PlaidIndex:
             self.offsets, self._nearest, self._codes, self._scales, codec.axes, codec.centroids,
             codec.edges, codec.codewords,
         )  # fmt: skip
-        save_arrays(folder, "plaid", {"similarity": self.similarity}, dict(zip(_ARRAYS, parts)))
+        settings = {"similarity": self.similarity, "removed": self.removed.tolist()}
+        save_arrays(folder, "plaid", settings, dict(zip(_ARRAYS, parts)))
 
     @classmethod
     def load(cls, folder: Path) -> PlaidIndex:
@@ -168,6 +240,11 @@ class PlaidIndex:
             or index._nearest.max() >= len(index.codec.centroids)
         ):
             raise FormatError(problem)
+        index._removed = np.zeros(len(index), dtype=bool)
+        try:
+            index.remove(settings.get("removed", []))
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"{problem} ({error})") from error
         index._link()
         return index
 
@@ -183,6 +260,8 @@ class PlaidIndex:
         """Return a document's decoded tokens in the axes that are kept, float32 (T, d)."""
         if not 0 <= number < len(self):
             raise InputError(f"There is no document {number}: there are {len(self)}, from 0.")
+        if self._removed[number]:
+            raise InputError(f"Document {number} was removed.")
         part = slice(self.offsets[number], self.offsets[number + 1])
         return self.codec.decode(self._nearest[part], self._codes[part], self._scales[part])
 
@@ -234,6 +313,7 @@ class PlaidIndex:
         fine = max(128, 4 * k) if candidates is None else max(k, check_k(candidates))
         if getattr(queries, "ndim", 3) != 3:
             raise ShapeError("queries must be a list of arrays (U, D), one per query.")
+        mask = self._present(mask)
         chosen = matching_rows(mask, len(self))
         wanted = min(k, len(self) if chosen is None else len(chosen))
         ids = np.empty((len(queries), wanted), dtype=np.int64)

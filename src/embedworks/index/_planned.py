@@ -1,0 +1,349 @@
+"""Dense search of one version by the cheapest plan: an exact scan, or a walk over a graph.
+
+The graph is a cache like the postings: made from the version's vectors, kept in its cache folder,
+taken over by the next versions for the rows that stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedworks._core.progress import progress
+from embedworks._core.validation import normalize_rows
+from embedworks.errors import DataWarning, FormatError
+from embedworks.index._graph_rows import check_graph, renumber_graph
+from embedworks.index._saved_arrays import load_arrays, save_arrays
+from embedworks.index.exact import ExactIndex
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.planner import Calibration, Choice, Planner
+
+if TYPE_CHECKING:
+    from embedworks.index._bitmaps import Bitmap
+    from embedworks.index.filtered.planned import FilteredIndex
+
+__all__ = ["GRAPH_FOLDER", "INDEXES", "PlannedDense", "wants_graph"]
+
+INDEXES = ("auto", "exact", "planned")
+GRAPH_FOLDER = "graph"
+
+_KIND = "collection graph"
+_ARRAYS = ("links", "upper_place", "upper_links")
+_LEAST_ROWS = 2_000  # with fewer a scan is quicker whatever the dimension
+_PAYS_FROM = 10_000_000  # rows x dimensions from which "auto" builds a graph
+_TARGET_RECALL = 0.95
+_MOST_CHANGED = 0.25  # share of rows added or removed up to which a graph is taken over
+_STALE = 0.1  # share from which `prepare` and `compact` build it anew
+_UNIT = 1e-5  # how far from 1 a norm may be for the vectors to be used as they are
+_BATCH = 8  # queries from which a scan costs what it does in a batch
+_WALKS = ("graph", "two-hop")
+
+
+def wants_graph(index: str, rows: int, dim: int) -> bool:
+    """Tell whether a version of this size gets a graph.
+
+    Example:
+        >>> wants_graph("auto", 10_000, 128), wants_graph("auto", 100_000, 128)
+        (False, True)
+        >>> wants_graph("planned", 10_000, 128), wants_graph("exact", 100_000, 128)
+        (True, False)
+    """
+    if rows < _LEAST_ROWS or index == "exact":
+        return False
+    return index == "planned" or rows * dim >= _PAYS_FROM
+
+
+@dataclass(frozen=True)
+class _ScanCost:
+    """Microseconds of one query's exact scan: ``base + per_row * matching``."""
+
+    base: float
+    per_row: float
+
+    def of(self, matching: int) -> float:
+        return self.base + self.per_row * matching
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedDense:
+    """A graph over the first G of a version's M rows, and what every plan costs.
+
+    Attributes:
+        exact: The version's vectors; all scores come from here, whatever the plan.
+        graph: Links between rows 0 to G - 1; the others are scored beside it.
+        calibration: What the walks cost.
+        alone: What a scan costs for one query.
+        batch: What it costs per query of many.
+        removed: Rows taken out of the graph since it was built.
+    """
+
+    exact: ExactIndex
+    graph: Graph
+    calibration: Calibration
+    alone: _ScanCost
+    batch: _ScanCost
+    removed: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    # Making, keeping, taking over.
+
+    @classmethod
+    def build(cls, exact: ExactIndex, *, show_progress: bool | None = None) -> PlannedDense:
+        """Build the graph over all vectors and measure the plans on this machine."""
+        label = f"Graph of {len(exact):,} rows"
+        with progress(label, enabled=show_progress):
+            vectors = _unit_vectors(exact)
+            graph = Graph.build(vectors, similarity="cosine")
+        alone, batch = _scan_cost(exact, 1), _scan_cost(exact, 64)
+        index = _assemble(vectors, graph, Calibration())
+        made = cls(exact, graph, index.calibrate(), alone, batch)
+        made.__dict__["_index"] = index
+        return made
+
+    def taken_over(self, exact: ExactIndex, places: np.ndarray) -> PlannedDense | None:
+        """Return the graph for another version's rows, or None when too much has changed.
+
+        Args:
+            exact: The other version's vectors (N, D).
+            places: For each of its rows the row here that it may be, or -1, (N,).
+        """
+        if exact.vectors.shape[1:] != self.exact.vectors.shape[1:]:
+            return None
+        built = len(self.graph.links)
+        same = (places >= 0) & (places < built)
+        rows = np.flatnonzero(same)
+        for start in range(0, len(rows), 65_536):
+            part = rows[start : start + 65_536]
+            equal = exact.vectors[part] == self.exact.vectors[places[part]]
+            same[part] = equal.all(axis=1)
+        count = len(same) if same.all() else int(same.argmin())  # the rows before the first other
+        removed = self.removed + built - count
+        late = len(exact) - count
+        if not count or late + removed > _MOST_CHANGED * len(exact):
+            return None
+        kept = places[:count].astype(np.int64)
+        whole = count == built and bool((kept == np.arange(built)).all())
+        graph = self.graph if whole else renumber_graph(self.graph, kept)
+        return PlannedDense(exact, graph, self.calibration, self.alone, self.batch, removed)
+
+    def save(self, folder: Path) -> None:
+        """Write the graph as a folder, all or nothing.
+
+        Raises:
+            StorageError: When the disk is full or not writable.
+        """
+        arrays = {name: getattr(self.graph, name) for name in _ARRAYS}
+        settings = {
+            "rows": len(self.exact),
+            "entry": self.graph.entry,
+            "removed": self.removed,
+            "calibration": self.calibration.to_dict(),
+            "alone": [self.alone.base, self.alone.per_row],
+            "batch": [self.batch.base, self.batch.per_row],
+            "sha256": {name: _digest(array) for name, array in arrays.items()},
+        }
+        save_arrays(folder, _KIND, settings, arrays)
+
+    @classmethod
+    def load(cls, folder: Path, exact: ExactIndex, *, verify: bool = False) -> PlannedDense:
+        """Map a graph that `save` wrote.
+
+        Raises:
+            NotFoundError: When there is none.
+            FormatError: When it is damaged, of another version or of other rows.
+        """
+        settings, arrays = load_arrays(folder, _KIND, _ARRAYS, mapped=_ARRAYS)
+        try:
+            _check_settings(settings, arrays, exact, folder, verify=verify)
+            links, place, upper = (np.asarray(arrays[name]) for name in _ARRAYS)
+            graph = Graph(links, place, upper, int(settings["entry"]))
+            calibration = Calibration.from_dict(settings["calibration"])
+            alone, batch = (_ScanCost(*map(float, settings[n])) for n in ("alone", "batch"))
+            return cls(exact, graph, calibration, alone, batch, int(settings["removed"]))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(f"The graph in {folder} is damaged ({error!r}).") from error
+
+    @property
+    def late(self) -> int:
+        """Rows added since the graph was built."""
+        return len(self.exact) - len(self.graph.links)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it should be built anew: too many rows have changed, or it is damaged."""
+        if self._checked_graph is None:
+            return True
+        return self.late + self.removed > _STALE * len(self.exact)
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of the graph and, once it has been searched, of what a walk needs."""
+        parts = {"graph": self.graph.nbytes()}
+        index = self.__dict__.get("_index")
+        if index is not None:
+            parts["codes"] = index.memory().get("codes", 0)
+            if index.vectors is not self.exact.vectors:
+                parts["unit vectors"] = int(index.vectors.nbytes)
+        return parts
+
+    # Searching.
+
+    def search(
+        self, vectors: np.ndarray, k: int, mask: np.ndarray | None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return ``(rows, scores)`` per query: exactly min(k, matching) of them."""
+        choice = self.choices(len(vectors), k, mask)[0]
+        queries = self.exact.prepare(vectors, allow_zero=True)
+        if choice.plan not in _WALKS or not len(queries) or not queries.any(axis=1).all():
+            return list(zip(*self.exact.search(vectors, k, mask=mask, allow_zero=True)))
+        found = self._index.search(queries, k, where=_bitmap(mask), plan=choice.plan)
+        results = []
+        for query, rows in zip(queries, found.rows, strict=True):
+            scores = self.exact.scores(query, rows)
+            order = np.lexsort((rows, -scores))
+            results.append((rows[order], scores[order]))
+        return results
+
+    def choices(self, queries: int, k: int, mask: np.ndarray | None) -> list[Choice]:
+        """Return the possible plans with their predicted cost per query, cheapest first."""
+        total, built = len(self.exact), len(self.graph.links)
+        matching = total if mask is None else int(np.count_nonzero(mask))
+        cost = self.batch if queries >= _BATCH else self.alone
+        exact = Choice("exact", cost.of(matching))
+        if matching <= k or self._checked_graph is None:
+            return [exact]
+        late = total - built if mask is None else int(np.count_nonzero(mask[built:]))
+        beside = self.calibration.per_row * late
+        walks = [
+            Choice(choice.plan, choice.microseconds + beside, choice.ef)
+            for choice in self._index.explain(k, where=_bitmap(mask)).choices
+            if choice.plan in _WALKS
+        ]
+        return sorted([exact, *walks], key=lambda choice: choice.microseconds)
+
+    def explain(self, k: int, mask: np.ndarray | None) -> tuple[str, ...]:
+        """Say in words which plan one query takes, and what the others would cost."""
+        total, built = len(self.exact), len(self.graph.links)
+        matching = total if mask is None else int(np.count_nonzero(mask))
+        chosen, *others = self.choices(1, k, mask)
+        steps = [f"planner: {_told(chosen)}"]
+        if others:
+            steps[0] += "; not " + ", ".join(map(_told, others))
+        if chosen.plan == "exact":
+            return (*steps, self.exact.plan(matching))
+        steps.append(
+            f"walk over the graph of {built:,} rows, then exact cosines of the "
+            f"{max(chosen.ef, k):,} best rows met"
+        )
+        if built < total:
+            steps.append(f"score {total - built:,} rows added since the graph was built beside it")
+        return tuple(steps)
+
+    # Private parts.
+
+    @cached_property
+    def _checked_graph(self) -> Graph | None:
+        """The graph, or None when its files turn out to be damaged."""
+        try:
+            check_graph(self.graph)
+        except FormatError as error:
+            warnings.warn(
+                f"A graph in the cache is damaged: {error} Searches scan instead; delete the "
+                "cache folder, or call prepare, and it is made again.",
+                DataWarning,
+                stacklevel=2,
+            )
+            return None
+        return self.graph
+
+    @property
+    def _index(self) -> FilteredIndex:
+        with self._lock:
+            index: FilteredIndex | None = self.__dict__.get("_index")
+            if index is None:
+                index = _assemble(_unit_vectors(self.exact), self.graph, self.calibration)
+                self.__dict__["_index"] = index
+            return index
+
+
+def _bitmap(mask: np.ndarray | None) -> Bitmap | None:
+    from embedworks.index._bitmaps import Bitmap
+
+    return None if mask is None else Bitmap(mask)
+
+
+def _assemble(vectors: np.ndarray, graph: Graph, calibration: Calibration) -> FilteredIndex:
+    # Compiled walks take about a second to import: collections that scan do without them.
+    from embedworks.index._bitmaps import BitmapTable
+    from embedworks.index.filtered.planned import FilteredIndex
+
+    return FilteredIndex(
+        vectors,
+        BitmapTable(len(vectors)),
+        similarity="cosine",
+        alive=np.ones(len(vectors), dtype=np.uint8),
+        graph=graph,
+        planner=Planner(calibration, _TARGET_RECALL),
+    )
+
+
+def _unit_vectors(exact: ExactIndex) -> np.ndarray:
+    """Return the vectors at unit length: themselves, not copied, when they have it already."""
+    unit = (np.abs(exact.norms - 1.0) <= _UNIT) | (exact.norms == 0)
+    return exact.vectors if unit.all() else normalize_rows(exact.vectors)
+
+
+def _scan_cost(exact: ExactIndex, queries: int) -> _ScanCost:
+    """Measure exact scans for this many queries at once, over few rows and over many."""
+    rng = np.random.default_rng(0)
+    asked = exact.vectors[rng.integers(0, len(exact), queries)]
+    points = []
+    for count in (max(10, len(exact) // 100), min(len(exact), 200_000)):
+        mask = np.zeros(len(exact), dtype=bool)
+        mask[rng.choice(len(exact), count, replace=False)] = True
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            exact.search(asked, 10, mask=mask, allow_zero=True)
+            times.append(1e6 * (time.perf_counter() - started) / queries)
+        points.append((count, min(times)))
+    (few, low), (many, high) = points
+    per_row = max(1e-4, (high - low) / max(1, many - few))
+    return _ScanCost(max(1.0, low - per_row * few), per_row)
+
+
+def _check_settings(
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    exact: ExactIndex,
+    folder: Path,
+    *,
+    verify: bool,
+) -> None:
+    rows = settings["rows"]
+    if rows != len(exact) or not 0 < len(arrays["links"]) <= rows:
+        raise FormatError(f"The graph in {folder} is of {rows} rows, expected {len(exact)}.")
+    if not verify:
+        return
+    for name, array in arrays.items():
+        if _digest(array) != settings["sha256"][name]:
+            raise FormatError(f"{folder / name}.npy does not match its checksum.")
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _told(choice: Choice) -> str:
+    width = f" with ef {choice.ef}" if choice.ef else ""
+    return f"{choice.plan}{width}, about {choice.microseconds:,.0f} us"
