@@ -293,6 +293,7 @@ def _assemble(vectors: np.ndarray, graph: Graph, calibration: Calibration) -> Fi
         similarity="cosine",
         alive=np.ones(len(vectors), dtype=np.uint8),
         graph=graph,
+        lists=None,
         planner=Planner(calibration, _TARGET_RECALL),
     )
 

@@ -11,6 +11,9 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "read_records": "real_data",
+        "unit_rows": "language_models",
+        "trained_folder": "language_models",
         "AdapterStudent": "students",
         "Annotate": "loop",
         "Arm": "framework",

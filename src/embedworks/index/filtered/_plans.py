@@ -114,7 +114,7 @@ class Plans:
         ordered: Sequence[str],
     ) -> None:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
-        self.built = 0 if lists is None else len(lists.order)
+        self.built = len(graph.links) if graph is not None else 0
         self.codes, self.scales = quantize(vectors[: self.built])
         self.exact = ExactIndex(vectors, similarity="dot")
         self.copies = {name: vectors[self.order(name)] for name in ordered}

@@ -9,13 +9,11 @@ import numpy as np
 
 from embedworks.data import Row
 from embedworks.evaluation import RetrievalTask
-from embedworks.losses import ContrastiveLoss, FixedPairs, LayerDimLoss, ScoreKL
 from embedworks.models import (
     encode_batched,
     new_language_model,
     new_model,
     train_tokenizer,
-    truncate_model,
 )
 from embedworks.reproductions import (
     Arm,
@@ -30,7 +28,6 @@ from embedworks.reproductions import (
     stsb_graded,
 )
 from embedworks.reproductions.papers._steps import train_model
-from embedworks.training import LanguageModelSettings, train_language_model
 
 __all__ = ["ENTRIES", "pretrained"]
 
@@ -85,6 +82,8 @@ def pretrained(
         seed: Of weights, order and masks.
         device: Torch device.
     """
+    from embedworks.training import LanguageModelSettings, train_language_model
+
     model = new_language_model(
         "bert", data["tokenizer"], masked=True, max_tokens=256, seed=seed, **_sizes(settings)
     )
@@ -104,6 +103,9 @@ def pretrained(
 
 def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
     from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from embedworks.losses import ContrastiveLoss, FixedPairs, LayerDimLoss, ScoreKL
+    from embedworks.models import truncate_model
 
     data = context.once(("data", seed), lambda: _data(settings, seed))
     kind = arm["pretraining"]

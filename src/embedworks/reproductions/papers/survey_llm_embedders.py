@@ -9,18 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from embedworks._core.bars import no_bars
-from embedworks._core.files import atomic_directory, sha256_of_text
-from embedworks._core.validation import normalize_rows
 from embedworks.evaluation import RetrievalTask
 from embedworks.models import (
     VectorTransform,
     encode_batched,
     fit_component_removal,
-    new_language_model,
     next_token_vectors,
     prompted_model,
-    train_tokenizer,
 )
 from embedworks.modules import PROMPT_TEMPLATES
 from embedworks.reproductions import (
@@ -33,11 +28,12 @@ from embedworks.reproductions import (
     acl_retrieval,
     english_texts,
     graded_items,
+    read_records,
     retrieval_outcome,
     stsb_graded,
+    trained_folder,
+    unit_rows,
 )
-from embedworks.reproductions.real_data import read_records
-from embedworks.training import LanguageModelSettings, train_language_model
 
 __all__ = [
     "ENTRIES",
@@ -87,68 +83,6 @@ def texts_of(scored: Mapping[str, Any]) -> list[str]:
     found = [text for part in ("validation", "test", "sick") for a, b, _ in scored[part]
              for text in (a, b)]  # fmt: skip
     return [*found, *acl.queries.values()]
-
-
-def trained_folder(
-    kind: str, seed: int, settings: Mapping[str, Any], context: Context, exclude: Sequence[str]
-) -> Path:
-    """Return the folder of a language model trained on English text, kept in the cache.
-
-    Args:
-        kind: ``"causal"``, ``"untrained"``, or ``"mntp"``: the causal one trained further with its
-            mask taken off.
-        seed: Of weights, text and order.
-        settings: Of the scale.
-        context: Where to keep it.
-        exclude: Texts it must not see.
-    """
-    names = ("architecture", "vocabulary", "dim", "layers", "heads", "characters", "lm", "mntp")
-    key = sha256_of_text(json.dumps([kind, seed, {name: settings[name] for name in names}]))[:16]
-    folder = context.cache / f"lm-{key}"
-    if (folder / "loss.json").is_file():
-        return folder
-    with no_bars():
-        _train_into(folder, kind, seed, settings, context, exclude)
-    return folder
-
-
-def _train_into(
-    folder: Path,
-    kind: str,
-    seed: int,
-    settings: Mapping[str, Any],
-    context: Context,
-    exclude: Sequence[str],
-) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    wanted = LanguageModelSettings.from_dict({**settings["lm"], "seed": seed})
-    texts: list[str] = []
-    if kind != "untrained":
-        texts = english_texts(settings["characters"], exclude=exclude, seed=seed)
-    if kind == "causal":
-        tokenizer = train_tokenizer(
-            texts[: settings["tokenizer_texts"]], settings["vocabulary"], max_tokens=1024
-        )
-    else:
-        base = trained_folder("causal", seed, settings, context, exclude)
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    if kind == "mntp":
-        model = AutoModelForCausalLM.from_pretrained(base)
-        wanted = wanted.replace(**settings["mntp"], objective="mntp")
-    else:
-        model = new_language_model(
-            settings["architecture"], tokenizer, dim=settings["dim"], layers=settings["layers"],
-            heads=settings["heads"], max_tokens=1024, seed=seed,
-        )  # fmt: skip
-    losses: tuple[float, ...] = (float(np.log(len(tokenizer))),)
-    if texts:
-        losses = train_language_model(model, tokenizer, texts, wanted, device=context.device).losses
-    context.cache.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(folder) as target:
-        model.to("cpu").save_pretrained(target)
-        tokenizer.save_pretrained(target)
-        (target / "loss.json").write_text(json.dumps(float(np.mean(losses[-3:]))))
 
 
 def _fitted_on(settings: Mapping[str, Any], exclude: Sequence[str], seed: int) -> list[str]:
@@ -210,9 +144,9 @@ class PromptStudent:
             )
         if self.what in ("sparse", "both"):
             said = next_token_vectors(self.model, texts, batch_size=64, show_progress=False)
-            parts.append(normalize_rows(said.toarray()))
-        found = normalize_rows(np.concatenate(parts, axis=1))
-        return found if self._centre is None else normalize_rows(self._centre(found))
+            parts.append(unit_rows(said.toarray()))
+        found = unit_rows(np.concatenate(parts, axis=1))
+        return found if self._centre is None else unit_rows(self._centre(found))
 
     def tokens_per_text(self, texts: Sequence[str]) -> float:
         """Return how many tokens the model reads for a text, all prompts together."""

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from embedworks._core.seeding import generator
-from embedworks._core.validation import normalize_rows
 from embedworks.data import Row
 from embedworks.errors import DataWarning
 from embedworks.models import (
@@ -36,6 +34,8 @@ from embedworks.reproductions import (
     graded_items,
     retrieval_outcome,
     text_classes,
+    trained_folder,
+    unit_rows,
     v_measure,
 )
 from embedworks.reproductions.papers._steps import train_model
@@ -43,7 +43,6 @@ from embedworks.reproductions.papers.survey_llm_embedders import (
     MINI_MODEL,
     scored_texts,
     texts_of,
-    trained_folder,
 )
 
 __all__ = ["ENTRIES", "built_targets", "shuffled_targets"]
@@ -51,7 +50,7 @@ __all__ = ["ENTRIES", "built_targets", "shuffled_targets"]
 
 def shuffled_targets(targets: TokenTargets, seed: int) -> TokenTargets:
     """Return the targets given to other texts: as hard to learn by heart, and about nothing."""
-    order = generator(seed, "shuffled targets").permutation(len(targets))
+    order = np.random.default_rng([seed, 23]).permutation(len(targets))
     return TokenTargets(
         targets.ids[order], targets.shares[order], targets.tokenizer, targets.vocabulary
     )
@@ -104,8 +103,8 @@ class _Trained:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DataWarning)  # words tf-idf does not know
             found, _ = encode_batched(self.model, list(texts), show_progress=False)
-        found = normalize_rows(found)
-        return found if self._centre is None else normalize_rows(self._centre(found))
+        found = unit_rows(found)
+        return found if self._centre is None else unit_rows(self._centre(found))
 
 
 def _train(
