@@ -29,6 +29,11 @@ from embedworks.index.attributes import AttributeTable
 from embedworks.index.exact import SIMILARITIES, ExactIndex
 from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._beam import Scratch, on_sphere
+from embedworks.index.filtered._bookkeeping import (
+    pack_attributes,
+    unpack_attributes,
+    without_rows,
+)
 from embedworks.index.filtered._ready import Plan, Ready
 from embedworks.index.protocol import Neighbors, Where, read_index, write_index
 from embedworks.index.where import Condition, parse_where
@@ -152,15 +157,7 @@ class WalkedIndex(ABC):
         Raises:
             InputError: When a number is no row of the index; nothing is removed then.
         """
-        chosen = np.unique(np.asarray(rows, dtype=np.int64))
-        if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < len(self.alive):
-            raise InputError(
-                f"rows must be in [0, {len(self.alive)}), got {chosen[0]} to {chosen[-1]}."
-            )
-        present = int(self.alive[chosen].sum())
-        alive = self.alive.copy()  # filters being used keep theirs
-        alive[chosen] = 0
-        self.alive = alive
+        self.alive, present = without_rows(self.alive, rows)
         self._recount()
         return present
 
@@ -233,16 +230,13 @@ class WalkedIndex(ABC):
     def save(self, folder: Path) -> None:
         """Write the index to a folder, all or nothing."""
         settings, arrays = self._parts()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, self.table.table.schema) as writer:
-            writer.write_table(self.table.table)
         common = {"similarity": self.similarity, "built": self.built, "ef": self.ef,
                   "exact_below": self.exact_below}  # fmt: skip
         write_index(folder, self.FORMAT, {**common, "structure": settings}, {
             "vectors": self.vectors,
             "alive": self.alive,
             "inside": self.inside,
-            "attributes": np.frombuffer(sink.getvalue(), dtype=np.uint8),
+            "attributes": pack_attributes(self.table),
             **arrays,
         })  # fmt: skip
 
@@ -258,10 +252,9 @@ class WalkedIndex(ABC):
         try:
             if {arrays[name].dtype for name in ("alive", "inside", "attributes")} != {_BYTES}:
                 raise ValueError("marks of rows must be uint8")
-            table = pa.ipc.open_file(pa.py_buffer(arrays.pop("attributes").tobytes())).read_all()
             common = {
                 "vectors": arrays.pop("vectors"),
-                "table": AttributeTable(table),
+                "table": unpack_attributes(arrays.pop("attributes")),
                 "alive": arrays.pop("alive"),
                 "inside": arrays.pop("inside"),
                 **{name: settings[name] for name in ("similarity", "built", "ef", "exact_below")},

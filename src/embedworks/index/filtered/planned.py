@@ -22,6 +22,11 @@ from embedworks.errors import FormatError, InputError, ShapeError
 from embedworks.index.attributes import AttributeTable
 from embedworks.index.exact import SIMILARITIES
 from embedworks.index.filtered import _kernels as kernels
+from embedworks.index.filtered._bookkeeping import (
+    pack_attributes,
+    unpack_attributes,
+    without_rows,
+)
 from embedworks.index.filtered._plans import Plans, Prepared
 from embedworks.index.filtered.calibration import measure
 from embedworks.index.filtered.graph import Graph
@@ -186,15 +191,8 @@ class FilteredIndex:
         Raises:
             InputError: When a number is no row of the index; nothing is removed then.
         """
-        chosen = np.unique(np.asarray(rows, dtype=np.int64))
-        if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < len(self._alive):
-            raise InputError(
-                f"rows must be in [0, {len(self._alive)}), got {chosen[0]} to {chosen[-1]}."
-            )
-        present = int(self._alive[chosen].sum())
-        alive = self._alive.copy()  # filters being used keep theirs
-        alive[chosen] = 0
-        self._alive, self._removed = alive, True
+        self._alive, present = without_rows(self._alive, rows)
+        self._removed = not self._alive.all()
         self._kept.clear()
         return present
 
@@ -261,13 +259,10 @@ class FilteredIndex:
 
     def save(self, folder: Path) -> None:
         """Write the index to a folder, all or nothing."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, self.table.table.schema) as writer:
-            writer.write_table(self.table.table)
         arrays = {
             "vectors": self.vectors,
             "alive": self._alive,
-            "attributes": np.frombuffer(sink.getvalue(), dtype=np.uint8),
+            "attributes": pack_attributes(self.table),
         }
         graph, lists = self._plans.graph, self._plans.lists
         if graph is not None:
@@ -310,10 +305,9 @@ class FilteredIndex:
                                          arrays["list_order"])  # fmt: skip
             calibration = Calibration.from_dict(settings["calibration"])
             planner = Planner(calibration, settings["target_recall"])
-            table = pa.ipc.open_file(pa.py_buffer(arrays["attributes"].tobytes())).read_all()
             return cls(
                 arrays["vectors"],
-                AttributeTable(table),
+                unpack_attributes(arrays["attributes"]),
                 similarity=settings["similarity"],
                 alive=arrays["alive"],
                 graph=graph,

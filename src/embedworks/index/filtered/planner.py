@@ -145,8 +145,8 @@ class Planner:
         learn: Whether observed times correct the predictions.
 
     Example:
-        >>> planner = Planner(Calibration(walks=(WalkPoint("graph", 0.5, 16, 0.97, 60.0),
-        ...                                      WalkPoint("graph", 0.05, 16, 0.98, 300.0))))
+        >>> planner = Planner(Calibration(walks=(WalkPoint("graph", 0.5, 16, 1.0, 60.0),
+        ...                                      WalkPoint("graph", 0.05, 16, 1.0, 300.0))))
         >>> planner.choose(100_000, 500, k=10).plan, planner.choose(100_000, 40_000, k=10).plan
         ('exact', 'graph')
     """

@@ -274,6 +274,7 @@ class PlaidIndex:
             "scales": self._scales.nbytes,
             "lists": self._lists.nbytes + self._starts.nbytes,
             "offsets": self.offsets.nbytes,
+            "removed": self._removed.nbytes,
             "codec": sum(
                 part.nbytes for part in (codec.axes, codec.centroids, codec.edges, codec.codewords)
             ),
