@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedworks.errors import InputError, ShapeError
+from embedworks.index._attribute_columns import SetColumn, SortedColumn
 from embedworks.index._masks import add_run, keep_run, match_run, rows_of
-from embedworks.index.filtering import comparable, evaluate, kind_of, to_scalar
+from embedworks.index.filtering import evaluate, kind_of, to_scalar
 from embedworks.index.where import (
     And,
     Between,
@@ -54,115 +54,6 @@ class Cardinality:
     def exact(self) -> bool:
         """Whether the count is known."""
         return self.minimum == self.maximum
-
-
-class _SortedColumn:
-    """A column of single values: rows by value, then NaN, then missing."""
-
-    def __init__(self, name: str, array: pa.Array) -> None:
-        self.name, self.type = name, array.type
-        self.kind = kind_of(array.type)
-        total = len(array)
-        valid = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
-        rows = np.flatnonzero(valid).astype(np.int32)
-        codes, self.distinct = _codes(array.filter(pa.array(valid)), self.kind)
-        order = np.argsort(codes, kind="stable")
-        self.known = len(rows)  # places before this hold values or NaN
-        self.order = np.concatenate([rows[order], np.flatnonzero(~valid).astype(np.int32)])
-        self.rank = np.empty(total, dtype=np.int32)
-        self.rank[self.order] = np.arange(total, dtype=np.int32)
-        counts = np.bincount(codes, minlength=len(self.distinct))[: len(self.distinct)]
-        self.offsets: list[int] = [0, *np.cumsum(counts).tolist()]
-        if isinstance(self.distinct, list):
-            self._places = {value: place for place, value in enumerate(self.distinct)}
-
-    def nbytes(self) -> int:
-        """Return the bytes of order and rank, and of the numbers."""
-        numbers = 0 if isinstance(self.distinct, list) else self.distinct.nbytes
-        return self.order.nbytes + self.rank.nbytes + numbers + 8 * len(self.offsets)
-
-    def run(self, operator: str, value: Any) -> tuple[int, int]:
-        """Return the run of ``operator value``; ``value`` is already of the column's type."""
-        if operator == "=":
-            if isinstance(self.distinct, list):
-                place = self._places.get(value, -1)
-                return (0, 0) if place < 0 else (self.offsets[place], self.offsets[place + 1])
-            return self._below(value, "left"), self._below(value, "right")
-        if operator in ("<", "<="):
-            return 0, self._below(value, "left" if operator == "<" else "right")
-        return self._below(value, "right" if operator == ">" else "left"), self.offsets[-1]
-
-    def _below(self, value: Any, side: Any) -> int:
-        if isinstance(self.distinct, list):
-            import bisect
-
-            find = bisect.bisect_left if side == "left" else bisect.bisect_right
-            return self.offsets[find(self.distinct, value)]
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            return 0 if value < 0 else self.offsets[-1]
-        return self.offsets[int(self.distinct.searchsorted(value, side))]
-
-
-def _codes(array: pa.Array, kind: str) -> tuple[np.ndarray, np.ndarray | list[str]]:
-    """Return int codes in the order of values, and the distinct values; NaN gets the last code."""
-    if kind == "text":
-        encoded = comparable(array).dictionary_encode()
-        words = encoded.dictionary.to_pylist()
-        order = sorted(range(len(words)), key=words.__getitem__)
-        place = np.empty(len(words), dtype=np.int64)
-        place[order] = np.arange(len(words))
-        return place[encoded.indices.to_numpy(zero_copy_only=False)], [words[i] for i in order]
-    array = comparable(array)
-    if kind == "date":
-        array = array.cast(pa.int64())
-    elif pa.types.is_floating(array.type):
-        array = array.cast(pa.float64())
-    elif kind != "null":
-        array = array.cast(pa.int64())
-    values = array.to_numpy(zero_copy_only=False)
-    if values.dtype != np.float64:
-        values = values.astype(np.int64)
-    nan = np.isnan(values) if values.dtype == np.float64 else np.zeros(len(values), dtype=bool)
-    distinct, inverse = np.unique(values[~nan], return_inverse=True)
-    codes = np.full(len(values), len(distinct), dtype=np.int64)
-    codes[~nan] = inverse
-    return codes, distinct
-
-
-class _SetColumn:
-    """A column of sets: the rows of every element."""
-
-    def __init__(self, name: str, array: pa.Array) -> None:
-        self.name, self.type, self.total = name, array.type, len(array)
-        valid = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
-        self.missing = np.flatnonzero(~valid).astype(np.int32)
-        owners = pc.list_parent_indices(array).to_numpy(zero_copy_only=False)
-        values = pc.list_flatten(array)
-        self.elements = _SortedColumn(name, values)
-        twice = self._repeated(owners)
-        if twice.any():
-            values, owners = values.filter(pa.array(~twice)), owners[~twice]
-            self.elements = _SortedColumn(name, values)
-        self.owners = np.ascontiguousarray(owners[self.elements.order], dtype=np.int32)
-
-    def _repeated(self, owners: np.ndarray) -> np.ndarray:
-        """Say which elements stand in their set a second time, bool by place in ``owners``."""
-        order, counts = self.elements.order, np.diff(self.elements.offsets)
-        codes = np.repeat(np.arange(len(counts)), counts)
-        rows = owners[order[: len(codes)]]
-        again = (codes[1:] == codes[:-1]) & (rows[1:] == rows[:-1])
-        twice = np.zeros(len(owners), dtype=bool)
-        twice[order[1 : len(codes)][again]] = True
-        return twice
-
-    def nbytes(self) -> int:
-        """Return the bytes of the postings."""
-        return self.elements.nbytes() + self.owners.nbytes + self.missing.nbytes
-
-    def rows(self, value: Any) -> np.ndarray:
-        """Return the rows whose set has ``value``, ascending."""
-        start, end = self.elements.run("=", value)
-        return self.owners[start:end]
 
 
 class Filter:
@@ -205,7 +96,7 @@ class Filter:
 class _Runs(Filter):
     """Runs of a column's order, disjoint and ascending."""
 
-    column: _SortedColumn
+    column: SortedColumn
     runs: tuple[tuple[int, int], ...]
     total: int
 
@@ -350,7 +241,7 @@ class AttributeTable:
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table.unify_dictionaries().combine_chunks()
-        self._columns: dict[str, _SortedColumn | _SetColumn] = {}
+        self._columns: dict[str, SortedColumn | SetColumn] = {}
         self._plain: tuple[str, ...] = tuple(table.column_names)
         self._sample: np.ndarray | None = None
         if len(set(self._plain)) != len(self._plain):
@@ -376,7 +267,7 @@ class AttributeTable:
             raise ShapeError(f"The new attributes do not fit those present: {error}.") from error
         return AttributeTable(joined)
 
-    def column(self, name: str) -> _SortedColumn | _SetColumn:
+    def column(self, name: str) -> SortedColumn | SetColumn:
         """Return a column's sorted order or postings, making it on first use."""
         if name not in self._columns:
             array = self.table.column(name).combine_chunks()
@@ -384,14 +275,14 @@ class AttributeTable:
                 array = pa.concat_arrays(array.chunks) if array.num_chunks else array.type
             if pa.types.is_dictionary(array.type):
                 array = array.cast(array.type.value_type)
-            made = _SetColumn if kind_of(array.type) == "set" else _SortedColumn
+            made = SetColumn if kind_of(array.type) == "set" else SortedColumn
             self._columns[name] = made(name, array)
         return self._columns[name]
 
     def rank(self, name: str) -> np.ndarray:
         """Return the place of every row in the order of a column of single values, int32 (M,)."""
         column = self.column(name)
-        if isinstance(column, _SetColumn):
+        if isinstance(column, SetColumn):
             raise InputError(f"Column {name!r} holds sets: its rows have no order.")
         return column.rank
 
@@ -433,7 +324,7 @@ class AttributeTable:
         if name not in self._plain:
             evaluate(predicate, self.table.slice(0, 0))  # raises, naming the columns
         column = self.column(name)
-        if isinstance(column, _SetColumn):
+        if isinstance(column, SetColumn):
             return self._set_leaf(predicate, column, negated)
         total = len(self)
         if isinstance(predicate, IsNull):
@@ -444,7 +335,7 @@ class AttributeTable:
             runs = _complement(runs, column.known)
         return _Runs(column, tuple(runs), total)
 
-    def _runs(self, predicate: Any, column: _SortedColumn) -> list[tuple[int, int]]:
+    def _runs(self, predicate: Any, column: SortedColumn) -> list[tuple[int, int]]:
         """Return the runs of a predicate on a column of single values."""
         if column.kind == "null":
             return []
@@ -467,7 +358,7 @@ class AttributeTable:
         return self._refuse(predicate)
 
     def _value(
-        self, predicate: Condition, column: _SortedColumn, operator: str, value: Literal
+        self, predicate: Condition, column: SortedColumn, operator: str, value: Literal
     ) -> tuple[str, Any]:
         """Bring a literal to the column's type; an inequality may change with it."""
         kind = column.kind
@@ -491,7 +382,7 @@ class AttributeTable:
         self._refuse(predicate)
         return operator, value
 
-    def _set_leaf(self, predicate: Any, column: _SetColumn, negated: bool) -> Filter:
+    def _set_leaf(self, predicate: Any, column: SetColumn, negated: bool) -> Filter:
         if isinstance(predicate, IsNull):
             return _Postings(column.missing, len(self), negated)
         if not isinstance(predicate, Contains):

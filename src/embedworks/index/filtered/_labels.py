@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from embedworks._core.validation import check_choice
-from embedworks.index.attributes import AttributeTable, _SetColumn
+from embedworks.index._attribute_columns import SetColumn
+from embedworks.index.attributes import AttributeTable
 from embedworks.index.where import Condition, Contains, Or
 
 __all__ = ["Labels", "is_union_of_labels"]
@@ -43,7 +44,7 @@ class Labels:
         """
         check_choice(name, table.table.column_names, name="column")
         column = table.column(name)
-        if isinstance(column, _SetColumn):
+        if isinstance(column, SetColumn):
             values, owners = column.elements, column.owners
         else:
             values, owners = column, column.order
@@ -84,7 +85,7 @@ def is_union_of_labels(condition: Condition, table: AttributeTable, name: str) -
     """
     if condition.columns() != {name}:
         return False
-    if not isinstance(table.column(name), _SetColumn):
+    if not isinstance(table.column(name), SetColumn):
         return True
     if isinstance(condition, Or):
         return all(is_union_of_labels(part, table, name) for part in condition.parts)

@@ -10,7 +10,8 @@ import pyarrow as pa
 from embedworks._core.progress import track
 from embedworks._core.validation import check_choice, check_in_range
 from embedworks.errors import InputError
-from embedworks.index.attributes import AttributeTable, _SetColumn
+from embedworks.index._attribute_columns import SetColumn
+from embedworks.index.attributes import AttributeTable
 from embedworks.index.filtered._beam import Scratch, in_parts, on_sphere
 from embedworks.index.filtered._linking import insert_plain
 from embedworks.index.filtered._ready import Ready
@@ -68,7 +69,7 @@ class _RangeIndex(WalkedIndex):
 def _order(table: AttributeTable, name: str) -> np.ndarray:
     check_choice(name, table.table.column_names, name="column")
     column = table.column(name)
-    if isinstance(column, _SetColumn):
+    if isinstance(column, SetColumn):
         raise InputError(f"Column {name!r} holds sets, which have no order.")
     return column.order
 

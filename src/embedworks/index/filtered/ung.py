@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedworks._core.validation import check_in_range
-from embedworks.index.attributes import _SetColumn
+from embedworks.index._attribute_columns import SetColumn
 from embedworks.index.filtered._beam import on_sphere
 from embedworks.index.filtered._groups import Groups, link_groups
 from embedworks.index.filtered._labels import Labels
@@ -97,7 +97,7 @@ class UngIndex(WalkedIndex):
         labels = Labels.of(table, column)
         inside = np.diff(labels.offsets) > 0
         values = table.column(column)
-        if isinstance(values, _SetColumn):  # an empty set is a set; a missing one is none
+        if isinstance(values, SetColumn):  # an empty set is a set; a missing one is none
             inside[:] = True
             inside[values.missing] = False
         groups = Groups.of(labels, np.flatnonzero(inside))
