@@ -24,7 +24,7 @@ __all__ = ["Plans", "Prepared"]
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _SEEDS = 12
 _SAMPLE = 256
-_AWAY = -1.5  # standard errors by which rows that pass are farther from the query than others
+_AWAY = -1.0  # standard errors by which rows that pass are farther from the query than others
 _NO_RANK = np.zeros(1, dtype=np.int32)
 
 _Heap = tuple[np.ndarray, np.ndarray]

@@ -21,6 +21,7 @@ _LEARNING_RATE = 0.1
 _STEPS = 8  # choices are kept for numbers of matching rows that differ by a ninth or less
 _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
+_AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filters are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
 
@@ -242,7 +243,8 @@ class Planner:
     def _walk(self, plan: str, share: float, k: int, *, away: bool) -> Choice | None:
         """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
         best: dict[float, WalkPoint] = {}
-        needed = 1 - (1 - self.target_recall) * _SHORTFALL
+        allowed = _AWAY_SHORTFALL if away else _SHORTFALL
+        needed = 1 - (1 - self.target_recall) * allowed
         for point in self.calibration.walks:
             recall = point.away if away and point.selectivity < 1 else point.recall
             if point.plan == plan and recall >= needed:
