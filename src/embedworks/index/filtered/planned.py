@@ -347,7 +347,7 @@ class FilteredIndex:
         self.planner.calibration = measure(
             self._plans.exact,
             self._alive,
-            self._plans.walks if self._plans.built == len(self.vectors) else (),
+            self._plans.walks,
             (exactly, by_codes) if self._plans.walks else (exactly,),
             answer,
             lists=plans.lists,
@@ -377,6 +377,7 @@ class FilteredIndex:
         """Compile a filter, or find it among those used lately."""
         found = self._kept.get(where)
         if found is not None and (found.where is where or str(found.where) == str(where)):
+            self._kept.move_to_end(where)
             return found  # as conditions, x = 1 equals x = TRUE: hence the texts
         compiled = None if where is None else self.table.compile(where)
         found = Prepared(where, compiled, self._alive, self._removed, self._plans.built)
