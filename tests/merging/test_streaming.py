@@ -483,6 +483,7 @@ import sys
 from embedworks.merging import merge_files
 inputs, out, weight = sys.argv[1:3], sys.argv[3], float(sys.argv[4])
 print("ready", flush=True)
+sys.stdin.readline()
 while True:
     weight = 1 - weight
     merge_files(inputs, out, weights=[1 - weight, weight], overwrite=True, workers=2)
@@ -500,20 +501,22 @@ def test_a_kill_never_leaves_half_a_model(tmp_path):
     command = [sys.executable, "-c", CHILD, *map(str, folders), str(out), "0"]
     children = []
     for _ in range(12):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         children.append(child)
         if len(children) < 2:
-            continue  # the next one starts up while this one is under test
+            continue  # the next one starts up, and waits, while this one is under test
         _kill_and_check(children.pop(0), chance, out, models)
     _kill_and_check(children.pop(), chance, out, models)
 
 
 def _kill_and_check(child, chance, out, models):
-    assert child.stdout.readline() == "ready\n"
-    time.sleep(chance.uniform(0.0, 0.12))
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
+    with child.stdin, child.stdout:
+        assert child.stdout.readline() == "ready\n"
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        time.sleep(chance.uniform(0.0, 0.12))
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
     found = load(out)
     which = models[0] if np.array_equal(found["layer.0"], models[0]["layer.0"]) else models[1]
     assert found.keys() == which.keys()

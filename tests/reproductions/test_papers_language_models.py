@@ -9,7 +9,13 @@ import pytest
 
 from embedworks.evaluation import RetrievalTask
 from embedworks.models import TokenTargets, text_token_targets, train_tokenizer
-from embedworks.reproductions import ClassWorld, Comparison, ReproductionResult, reproduce
+from embedworks.reproductions import (
+    ClassWorld,
+    Comparison,
+    ReproductionResult,
+    language_models,
+    reproduce,
+)
 from embedworks.reproductions.papers import survey_llm_embedders, text2token
 from embedworks.reproductions.papers.survey_llm_embedders import PromptStudent, trained_folder
 from embedworks.reproductions.papers.text2token import built_targets, shuffled_targets
@@ -50,6 +56,7 @@ def toys(monkeypatch):
     world = ClassWorld("toy", tuple(classes), tuple(classes), tuple(classes), {})
     for module in (survey_llm_embedders, text2token):
         monkeypatch.setattr(module, "scored_texts", lambda settings: scored)
+    for module in (survey_llm_embedders, text2token, language_models):
         monkeypatch.setattr(
             module, "english_texts", lambda characters, *, exclude, seed: sentences(60, seed)
         )
