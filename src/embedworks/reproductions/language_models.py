@@ -11,6 +11,7 @@ import numpy as np
 
 from embedworks._core.bars import no_bars
 from embedworks._core.files import atomic_directory, sha256_of_text
+from embedworks._core.validation import normalize_rows
 from embedworks.models import new_language_model, train_tokenizer
 from embedworks.reproductions.framework import Context
 from embedworks.reproductions.language_texts import english_texts
@@ -19,14 +20,14 @@ __all__ = ["trained_folder", "unit_rows"]
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (N, D) of unit length, zero rows unchanged.
+    """Return vectors (N, D) of unit length, float32; zero rows stay zero.
 
     Example:
-        >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
-        [[0.6, 0.8], [0.0, 0.0]]
+        >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
+        array([[0.6, 0.8],
+               [0. , 0. ]], dtype=float32)
     """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0))
+    return normalize_rows(vectors)
 
 
 def trained_folder(
