@@ -228,20 +228,19 @@ class Plans:
     def _in_lists(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
     ) -> tuple[int, _Heap]:
-        """Scan lists until ``choice.ef`` rows that pass were scored."""
+        """Scan lists until the next one, ``choice.ef`` spreads above its centroid, is too far."""
         lists = self.lists
         assert lists is not None
-        share = max(1, ready.matching or ready.count) / len(self.vectors)
-        mask, rank, low, high = ready.alive, _NO_RANK, 0, -1
-        if ready.run is not None:
-            name, low, high = ready.run
-            rank = self._rank_in_lists(name)
-        else:
+        rank, low, high = _NO_RANK, 0, -1
+        if ready.run is None:
             mask = ready.mask
+        else:
+            mask, (name, low, high) = ready.alive, ready.run
+            rank = self._rank_in_lists(name)
         heap = _heap(2 * k + _SPARE)
         count, _ = scan_lists(
-            lists.centroids, query, lists.starts, lists.order, lists.codes, lists.scales,
-            mask, rank, low, high, max(choice.ef, len(heap[0])), share, *heap,
+            lists.centroids, lists.spreads, query, lists.starts, lists.order, lists.codes,
+            lists.scales, mask, rank, low, high, choice.ef, k, *heap,
         )  # fmt: skip
         return count, heap
 
@@ -261,7 +260,7 @@ class Plans:
         assert graph is not None
         mask, built = ready.mask, len(graph.links)
         passing = ready.count if built == len(mask) else int(np.count_nonzero(mask[:built]))
-        heap = _heap(max(choice.ef, k))
+        heap = _heap(max(int(choice.ef), k))
         limit = max(4 * len(heap[0]) * graph.links.shape[1], passing + passing // 2)
         seeds = self.probes[mask[self.probes] == 1][:_SEEDS].astype(np.int32)
         code = quantize(query[None])[0][0]

@@ -45,7 +45,7 @@ _BATCH = 8  # queries under one filter from which an exact plan is a matrix prod
 _FEW = 128  # rows that are scanned without asking the planner: nothing else is cheaper
 _FILTER = (str, Condition)
 _EXACT, _EMPTY = Choice("exact", 0.0), Choice("empty", 0.0)
-_LISTS_WIDTH = 800  # passing rows scored when nothing was measured
+_LISTS_WIDTH = 4.0  # when nothing was measured
 
 
 class FilteredIndex:
@@ -335,7 +335,9 @@ class FilteredIndex:
             return self.planner.calibration
         plans = self._plans
 
-        def answer(plan: str, width: int, query: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+        def answer(
+            plan: str, width: float, query: np.ndarray, mask: np.ndarray
+        ) -> np.ndarray | None:
             ready = Prepared(None, None, mask, True, self._plans.built)
             found = plans.walk(query, 10, ready, Choice(plan, 0.0, width))
             return None if found is None else found[0]
@@ -418,14 +420,15 @@ class FilteredIndex:
         if plan == "auto" or not codes:
             run = self._run(ready) is not None
             chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes)
-            if chosen.ef and query is not None and self._plans.points_away(query, ready):
+            walks = chosen.ef and chosen.plan != "lists"  # lists widen by themselves
+            if walks and query is not None and self._plans.points_away(query, ready):
                 options = {"run": run, "codes": codes, "away": True}
                 chosen = self.planner.choose(rows, matching, k=k, **options)
             return chosen
         if plan == "codes":
             return Choice(plan, 0.0)
         offered = self.planner.choices(rows, matching, k=k)
-        width = max(_LISTS_WIDTH if plan == "lists" else 64, k)
+        width = _LISTS_WIDTH if plan == "lists" else max(64, k)
         found = next((c.ef for c in offered if c.plan == plan), width)
         return Choice(plan, 0.0, found)
 

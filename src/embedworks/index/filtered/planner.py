@@ -33,7 +33,7 @@ class WalkPoint:
     Attributes:
         plan: ``"lists"``, ``"graph"`` or ``"two-hop"``.
         selectivity: Share of the rows that passed.
-        ef: Width of the walk; of ``"lists"``, the passing rows it scores.
+        ef: Width of the walk; of ``"lists"``, the spreads that a list may gain on its centroid.
         recall: Recall@10 against the exact answer under filters that have nothing to do with
             the vectors.
         away: The same under filters that point away from the query.
@@ -42,7 +42,7 @@ class WalkPoint:
 
     plan: str
     selectivity: float
-    ef: int
+    ef: float
     recall: float
     microseconds: float
     away: float = 0.0
@@ -96,7 +96,7 @@ class Choice:
 
     plan: str
     microseconds: float
-    ef: int = 0
+    ef: float = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ class Explanation:
             lines.append(f"filter: {self.where}")
         for choice in self.choices:
             mark = "->" if choice == self.chosen else "  "
-            width = f" ef={choice.ef}" if choice.ef else ""
+            name = "width" if choice.plan == "lists" else "ef"
+            width = f" {name}={choice.ef:g}" if choice.ef else ""
             lines.append(f"{mark} {choice.plan}{width}: about {choice.microseconds:,.0f} us")
         if self.beside:
             many = " Build anew: they are many." if 10 * self.beside > self.rows else ""
@@ -243,10 +244,14 @@ class Planner:
     def _walk(self, plan: str, share: float, k: int, *, away: bool) -> Choice | None:
         """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
         best: dict[float, WalkPoint] = {}
-        allowed = _AWAY_SHORTFALL if away else _SHORTFALL
+        allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
         needed = 1 - (1 - self.target_recall) * allowed
         for point in self.calibration.walks:
-            recall = point.away if away and point.selectivity < 1 else point.recall
+            recall = point.recall
+            if point.selectivity < 1 and plan == "lists":
+                recall = min(recall, point.away)  # they widen by themselves
+            elif point.selectivity < 1 and away:
+                recall = point.away
             if point.plan == plan and recall >= needed:
                 held = best.get(point.selectivity)
                 if held is None or point.ef < held.ef:
@@ -261,4 +266,6 @@ class Planner:
             part = math.log(share / low.selectivity) / math.log(high.selectivity / low.selectivity)
         cost = low.microseconds ** (1 - part) * high.microseconds**part
         wider = max(1.0, k / 10)
+        if plan == "lists":  # what they find hardly depends on the filter: one width for all
+            return Choice(plan, cost * wider, max(point.ef for point in best.values()))
         return Choice(plan, cost * wider, math.ceil(max(low.ef, high.ef) * wider))
