@@ -65,7 +65,7 @@ def scan_lists(
         codes: int8 vectors in that order (M, D).
         scales: Their scales, float32 (M,).
         mask: 1 for rows that pass, uint8.
-        rank: Row -> place by some column, int32; read when ``high >= 0``.
+        rank: Place by some column of the rows in ``order``, int32 (M,); read when ``high >= 0``.
         low: First place that passes.
         high: One after the last place that passes, or -1: the mask alone decides.
         enough: Passing rows to score.
@@ -89,11 +89,14 @@ def scan_lists(
         waiting -= 1
         _pop(open_scores, open_lists, waiting)
         for place in range(starts[chosen], starts[chosen + 1]):
+            if high >= 0 and not low <= rank[place] < high:
+                continue
             row = order[place]
-            if mask[row] and (high < 0 or low <= rank[row] < high):
+            if mask[row]:
                 scored += 1
                 score = np.float32(_dot8(codes[place], code)) * scales[place]
-                count = _offer(scores, rows, count, score, row)
+                if count < len(rows) or score >= scores[0]:
+                    count = _offer(scores, rows, count, score, row)
         seen += starts[chosen + 1] - starts[chosen]
         if seen >= least and not judged:
             judged = True

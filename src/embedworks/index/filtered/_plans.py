@@ -123,6 +123,7 @@ class Plans:
         self.probes = np.random.default_rng(0).permutation(self.built)[:1024]
         self._some = self.probes[:_SAMPLE].astype(np.int32)
         self._some_codes, self._some_scales = self.codes[self._some], self.scales[self._some]
+        self._ranks: dict[str, np.ndarray] = {}
         self._local = threading.local()
 
     def nbytes(self) -> dict[str, int]:
@@ -130,7 +131,8 @@ class Plans:
         return {
             "vectors": self.vectors.nbytes,
             "ordered copies": sum(copy.nbytes for copy in self.copies.values()),
-            "lists": 0 if self.lists is None else self.lists.nbytes(),
+            "lists": (0 if self.lists is None else self.lists.nbytes())
+            + sum(rank.nbytes for rank in self._ranks.values()),
             "codes": self.codes.nbytes + self.scales.nbytes,
             "graph": 0 if self.graph is None else self.graph.nbytes(),
         }
@@ -231,10 +233,9 @@ class Plans:
         assert lists is not None
         share = max(1, ready.matching or ready.count) / len(self.vectors)
         mask, rank, low, high = ready.alive, _NO_RANK, 0, -1
-        visited = choice.ef / share  # with few, looking up each is cheaper than a mask of all
-        if ready.run is not None and "mask" not in ready.__dict__ and 8 * visited < self.built:
+        if ready.run is not None:
             name, low, high = ready.run
-            rank = self.table.rank(name)
+            rank = self._rank_in_lists(name)
         else:
             mask = ready.mask
         heap = _heap(2 * k + _SPARE)
@@ -243,6 +244,14 @@ class Plans:
             mask, rank, low, high, max(choice.ef, len(heap[0])), share, *heap,
         )  # fmt: skip
         return count, heap
+
+    def _rank_in_lists(self, name: str) -> np.ndarray:
+        """Return the places of rows in a column's order, in the order of the lists."""
+        found = self._ranks.get(name)
+        if found is None:
+            assert self.lists is not None
+            found = self._ranks[name] = self.table.rank(name)[self.lists.order]
+        return found
 
     def _in_graph(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice

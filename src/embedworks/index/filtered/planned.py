@@ -42,7 +42,8 @@ PLANS = ("auto", "exact", "codes", "lists", "graph", "two-hop")
 _KIND = "filtered"
 _KEPT_FILTERS = 32
 _BATCH = 8  # queries under one filter from which an exact plan is a matrix product
-_FEW = 64  # rows that are scanned without asking the planner
+_FEW = 128  # rows that are scanned without asking the planner: nothing else is cheaper
+_FILTER = (str, Condition)
 _EXACT, _EMPTY = Choice("exact", 0.0), Choice("empty", 0.0)
 _LISTS_WIDTH = 800  # passing rows scored when nothing was measured
 
@@ -217,9 +218,10 @@ class FilteredIndex:
             QuerySyntaxError: When a filter does not fit the attributes.
         """
         k = check_k(k)
-        check_choice(plan, PLANS, name="plan")
+        if plan not in PLANS:
+            check_choice(plan, PLANS, name="plan")
         queries, margins = self._prepare(queries)
-        if where is None or isinstance(where, str | Condition):
+        if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
             if len(queries) >= _BATCH and ready.count:
                 choice = self._choose(ready, k, plan)
@@ -391,6 +393,8 @@ class FilteredIndex:
         if ready.matching is None:
             if ready.filter is None:
                 ready.matching = ready.count
+            elif ready.run is not None:
+                ready.matching = ready.run[2] - ready.run[1]
             else:
                 known = ready.filter.cardinality()
                 ready.matching = known.minimum
@@ -430,7 +434,9 @@ class FilteredIndex:
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """Answer one prepared query; returns rows, scores and the plan's name."""
         choice = self._choose(ready, k, plan, query)
-        if choice.plan == "empty":
+        if choice is _EXACT:
+            return (*self._plans.scan(query, margin, k, ready.rows), "exact")
+        if choice is _EMPTY:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), "empty"
         started = time.perf_counter()
         name, found = choice.plan, None
