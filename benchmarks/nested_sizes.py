@@ -173,6 +173,12 @@ def main() -> None:
         short = task_name.split()[0].lower()
         grid.heat_map(task_name, options.out / f"nested_sizes-{name}-{short}.svg")
     settings = {k: v for k, v in vars(options).items() if k not in ("out", "save", "model")}
+    if trained:
+        # What the model's own training wrote beside it, in place of settings not used here.
+        kept_beside = Path(options.model) / "training.json"
+        settings = {"arm": options.arm, "repeats": options.repeats}
+        settings["training"] = json.loads(kept_beside.read_text()) if kept_beside.is_file() else {}
+        seconds = float(settings["training"].get("seconds", 0.0))
     write_result(
         f"nested_sizes-{name}",
         {
