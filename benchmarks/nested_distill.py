@@ -313,7 +313,7 @@ def main() -> None:
         "tokens_per_text": round(float(read.lengths.mean()), 1),
         "sizes": [list(size) for size in sizes],
         "settings": {k: v for k, v in vars(options).items() if k != "save"},
-        "seconds": seconds,
+        "seconds_of_parts": seconds,
         **done,
     }
     (options.save / "training.json").write_text(json.dumps(record, indent=2) + "\n")
