@@ -25,6 +25,7 @@ MODULE_CLASSES: dict[str, str] = {
     "LatentAttentionPooling": "poolings",
     "LayerMixing": "layer_mixing",
     "LearnedQueryPooling": "poolings",
+    "LexiconPooling": "lexicon",
     "MLPPooling": "poolings",
     "MaskedMeanPooling": "poolings",
     "PowerMeanPooling": "poolings",

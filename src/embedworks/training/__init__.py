@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = _attach(
         "DecontaminationSettings": "sources",
         "EvaluationSettings": "settings",
         "JournalCallback": "callbacks",
+        "GenerateSettings": "plan_tokens",
         "LanguageModelSettings": "language_models.train",
         "LanguageModelTraining": "language_models.train",
         "LoraSettings": "plan",

@@ -13,6 +13,7 @@ from embedworks.errors import InputError
 from embedworks.losses import (
     BatchInfo,
     ContrastiveLoss,
+    GenerationLoss,
     GradedLoss,
     GuideVectors,
     ObjectiveSettings,
@@ -110,6 +111,9 @@ def build_loss(
             name: build_nested(model, loss, wanted_sizes, seed=seed)
             for name, loss in losses.items()
         }
+    if stage.generate is not None:
+        weight = stage.generate.weight
+        losses = {name: GenerationLoss(model, loss, weight=weight) for name, loss in losses.items()}
     if len(losses) == 1:
         return next(iter(losses.values()))
     return SourceLosses(losses, stage.loss_of_source, sources=sources, default=next(iter(losses)))

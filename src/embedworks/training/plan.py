@@ -32,7 +32,12 @@ from embedworks.merging import DATA_MERGE_METHODS, check_merge
 from embedworks.negatives import MinerSettings
 from embedworks.training._plan_values import overlay, unknown_keys
 from embedworks.training.plan_nested import NestedSettings
-from embedworks.training.plan_tokens import PretrainSettings, TokenTargetSettings, token_problems
+from embedworks.training.plan_tokens import (
+    GenerateSettings,
+    PretrainSettings,
+    TokenTargetSettings,
+    token_problems,
+)
 from embedworks.training.sources import DecontaminationSettings, SourceSettings
 
 __all__ = [
@@ -298,6 +303,8 @@ class StageSettings(Settings):
     """Train for fewer layers as well as fewer dimensions; in place of ``matryoshka``."""
     pretrain: PretrainSettings | None = None
     """Train as a language model on the rows' texts, in place of the objective."""
+    generate: GenerateSettings | None = None
+    """Keep a decoder a language model: add the next-token loss of the documents (GRIT)."""
     token_targets: TokenTargetSettings | None = None
     """Learn which tokens each text should point at, in place of the objective."""
     start: str | None = None
