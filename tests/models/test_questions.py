@@ -49,7 +49,7 @@ def test_it_is_indexed_evaluated_and_explained(model):
         "topics", {t: f"{t}?" for t in TOPICS}, corpus, {t: {t: 1} for t in TOPICS}
     )
     result = evaluate_systems([EncoderSystem(model, name="questions")], [task])
-    assert result[0].tasks["topics"].metrics["ndcg@10"].mean == 1.0
+    assert result[0].tasks["topics"].scores["ndcg@10"].values == (1.0,) * 4
     scored = QuestionEmbedder(QUESTIONS, WordJudge())
     assert [q for q, _ in scored.answers("rye with fig", k=2)] == [QUESTIONS[1], QUESTIONS[3]]
 

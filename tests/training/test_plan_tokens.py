@@ -170,13 +170,13 @@ def test_a_stage_that_embeds_and_generates(tokenizer, tmp_path):
 
     found = {}
     for name, more in (("alone", {}), ("both", {"generate": {"weight": 1.0}})):
-        wanted = plan(str(tmp_path / "base"), stage(steps=16, **more))
+        wanted = plan(str(tmp_path / "base"), stage(steps=30, **more))
         done = train_plan(wanted, tmp_path / name, data_root=tmp_path)
         model = ew.load(str(done.model), device="cpu")
         assert attends_both_ways(model)
         found[name] = surprise(model)
-    assert found["both"] < surprise(base) - 1
-    assert found["both"] < found["alone"] - 1
+    assert found["both"] < surprise(base) - 0.5
+    assert found["both"] < found["alone"] - 0.5
     with pytest.raises(SettingsError, match="leave generate out"):
         stage(pretrain={}, generate={})
     with pytest.raises(SettingsError, match="weight"):
