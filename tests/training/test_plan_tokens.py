@@ -181,3 +181,22 @@ def test_a_stage_that_embeds_and_generates(tokenizer, tmp_path):
         stage(pretrain={}, generate={})
     with pytest.raises(SettingsError, match="weight"):
         stage(generate={"weight": 0})
+
+
+def test_a_stage_that_embeds_and_ranks(tokenizer, tmp_path):
+    from embedworks.models import JointReranker
+
+    new_model("bert", tokenizer, **SIZES).save_pretrained(str(tmp_path / "base"))
+    ROWS.save(tmp_path / "rows.parquet")
+    first = stage(name="first", steps=20, rank={"others": 2})
+    wanted = plan(str(tmp_path / "base"), first, stage(name="next", steps=20, rank={}))
+    done = train_plan(wanted, tmp_path / "run", data_root=tmp_path)
+    model = ew.load(str(done.model), device="cpu")
+    assert [type(part).__name__ for part in model].count("RankingHead") == 1
+    scores = JointReranker(model).predict([("what is tea with rye", "the tea is a rye")])
+    assert np.isfinite(scores).all()
+    for name in ("first", "next"):
+        losses = [entry["loss"] for entry in done.metrics["stages"][name]["losses"]]
+        assert losses[-1] < losses[0]
+    with pytest.raises(SettingsError, match="leave rank out"):
+        stage(token_targets={}, rank={})

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = _attach(
         "GradedLoss": "graded",
         "GuideSettings": "settings",
         "GuideVectors": "contrastive",
+        "JointRankingLoss": "joint_ranking",
         "LayerDimLoss": "nested",
         "MaskSettings": "settings",
         "Mixer": "contrastive",

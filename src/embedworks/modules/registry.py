@@ -29,6 +29,7 @@ MODULE_CLASSES: dict[str, str] = {
     "MLPPooling": "poolings",
     "MaskedMeanPooling": "poolings",
     "PowerMeanPooling": "poolings",
+    "RankingHead": "ranking",
     "SelfAttentionPooling": "poolings",
     "WeightedMeanPooling": "poolings",
 }

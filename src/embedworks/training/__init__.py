@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = _attach(
         "RECIPES": "recipes",
         "ReadingSettings": "settings",
         "RecipeChange": "plan_files",
+        "RankSettings": "plan_tokens",
         "RunFolder": "run_folder",
         "RunSearcher": "_search",
         "SMAEObjective": "language_models.smae",

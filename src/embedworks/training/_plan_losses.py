@@ -16,6 +16,7 @@ from embedworks.losses import (
     GenerationLoss,
     GradedLoss,
     GuideVectors,
+    JointRankingLoss,
     ObjectiveSettings,
     SourceLosses,
 )
@@ -114,6 +115,12 @@ def build_loss(
     if stage.generate is not None:
         weight = stage.generate.weight
         losses = {name: GenerationLoss(model, loss, weight=weight) for name, loss in losses.items()}
+    if stage.rank is not None:
+        rank = stage.rank
+        losses = {
+            name: JointRankingLoss(model, loss, weight=rank.weight, others=rank.others)
+            for name, loss in losses.items()
+        }
     if len(losses) == 1:
         return next(iter(losses.values()))
     return SourceLosses(losses, stage.loss_of_source, sources=sources, default=next(iter(losses)))

@@ -35,6 +35,7 @@ from embedworks.training.plan_nested import NestedSettings
 from embedworks.training.plan_tokens import (
     GenerateSettings,
     PretrainSettings,
+    RankSettings,
     TokenTargetSettings,
     token_problems,
 )
@@ -305,6 +306,8 @@ class StageSettings(Settings):
     """Train as a language model on the rows' texts, in place of the objective."""
     generate: GenerateSettings | None = None
     """Keep a decoder a language model: add the next-token loss of the documents (GRIT)."""
+    rank: RankSettings | None = None
+    """Train a head that scores pairs beside the vectors; see `JointRankingLoss`."""
     token_targets: TokenTargetSettings | None = None
     """Learn which tokens each text should point at, in place of the objective."""
     start: str | None = None

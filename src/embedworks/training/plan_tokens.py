@@ -69,6 +69,18 @@ class GenerateSettings(Settings):
     """Of the next-token loss of the documents, added to the stage's loss."""
 
 
+class RankSettings(Settings):
+    """A stage that trains scores of pairs beside its objective; see `JointRankingLoss`.
+
+    The model gets a `RankingHead` where it has none.
+    """
+
+    weight: Share = 0.5
+    """Share of the ranking in the sum with the stage's loss."""
+    others: Annotated[int, Field(ge=0)] = 3
+    """Other documents of the batch that each document is ranked with."""
+
+
 class TokenTargetSettings(Settings):
     """A stage that pulls vectors toward their texts' tokens; see `TokenTargetLoss`."""
 
@@ -254,6 +266,7 @@ def token_problems(stage: StageSettings) -> Sequence[str]:
             "matryoshka": stage.matryoshka is not None, "guide": stage.guide is not None,
             "teacher": stage.teacher is not None, "negatives.mine": bool(stage.negatives.mine),
             "cache_gradients": stage.cache_gradients, "generate": stage.generate is not None,
+            "rank": stage.rank is not None,
         }  # fmt: skip
         found += [f"{named[0]} reads texts alone: leave {n} out" for n, on in others.items() if on]
     return found
