@@ -90,3 +90,50 @@ def test_passages_that_cannot_be_read_are_named(model):
 def test_models_without_token_vectors_are_refused():
     with pytest.raises(InputError, match="mean pooling"):
         encode_late_chunks(ew.load("static"), "text", [(0, 4)])
+
+
+def test_windows_of_tokens_are_the_whole_where_it_fits(model):
+    text = "open the file. read the lines. close it."
+    spans = [(0, 14), (15, 30), (31, len(text))]
+    whole = encode_late_chunks(model, text, spans)
+    np.testing.assert_allclose(encode_late_chunks(model, text, spans, overlap=3), whole, atol=1e-5)
+
+
+def test_windows_of_tokens_read_passages_longer_than_the_model(transformer_folder):
+    short = ew.load(str(transformer_folder), device="cpu")
+    short.max_seq_length = 12
+    text = "open the file and read the lines then close it " * 6
+    spans = [(0, 150), (150, len(text))]
+    with pytest.raises(InputError, match="or give overlap"):
+        encode_late_chunks(short, text, spans)
+    found = encode_late_chunks(short, text, spans, overlap=4)
+    assert found.shape == (2, 32)
+    # By hand: windows of 10 words that begin 4 words back, each word's state taken once.
+    words = [
+        span for span in short.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        if span[1] > span[0]
+    ]  # fmt: skip
+    sums, counts, begin = np.zeros((2, 32)), np.zeros(2), 0
+    while begin < len(words):
+        read = max(0, begin - 4)
+        end = min(len(words), read + 10)
+        piece = text[words[read][0] : words[end - 1][1]]
+        states = short.encode([piece], output_value="token_embeddings")[0].numpy()
+        for place in range(begin, end):
+            owner = int(words[place][0] >= 150)
+            sums[owner] += states[1 + place - read]
+            counts[owner] += 1
+        if begin == 0:
+            sums[0] += states[0]
+            counts[0] += 1
+        if end == len(words):
+            sums[1] += states[-1]
+            counts[1] += 1
+        begin = end
+    expected = sums / counts[:, None]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(InputError, match="overlap must be below the 10 tokens"):
+        encode_late_chunks(short, text, spans, overlap=10)
+    with pytest.raises(EmptyInputError, match="Passage 1 has no token"):
+        encode_late_chunks(short, "word  word", [(0, 4), (4, 5), (6, 10)], overlap=1)

@@ -139,3 +139,64 @@ def test_what_does_not_fit_is_refused(tokenizer):
         pretrain_stage(llama, ROWS, stage(pretrain={"objective": "mlm"}), seed=0)
     with pytest.raises(InputError, match="has a dict"):
         row_texts(RowSet([Row({"image": "x"}, "a")]))
+
+
+def test_frequent_words_get_tokens_before_pretraining(tmp_path):
+    few = train_tokenizer(["a b c d"], vocab_size=262, max_tokens=64)
+    new_model("bert", few, **SIZES).save_pretrained(str(tmp_path / "bert"))
+    ROWS.save(tmp_path / "rows.parquet")
+    wanted = plan(str(tmp_path / "bert"), stage(pretrain={"length": 16, "new_tokens": 4}))
+    done = train_plan(wanted, tmp_path / "run", data_root=tmp_path)
+    told = done.metrics["stages"]["one"]["new_tokens"]
+    assert len(told) == 4
+    assert "field" in told
+    model = ew.load(str(done.model), device="cpu")
+    assert len(model.tokenizer.tokenize("the field")) < len(few.tokenize("the field"))
+    assert len(model.tokenizer) == len(few) + 4
+
+
+def test_a_stage_that_embeds_and_generates(tokenizer, tmp_path):
+    from embedworks.losses import next_token_loss
+    from embedworks.models import causal_language_model
+
+    base = new_model("qwen3", tokenizer, **SIZES, bidirectional=True, tie_word_embeddings=True)
+    base.save_pretrained(str(tmp_path / "base"))
+    ROWS.save(tmp_path / "rows.parquet")
+    text = base.preprocess(["the tea is a oat from the tea field"])
+
+    def surprise(model):
+        logits = causal_language_model(model)(input_ids=text["input_ids"]).logits
+        return float(next_token_loss(logits, text["input_ids"], text["attention_mask"]).detach())
+
+    found = {}
+    for name, more in (("alone", {}), ("both", {"generate": {"weight": 1.0}})):
+        wanted = plan(str(tmp_path / "base"), stage(steps=30, **more))
+        done = train_plan(wanted, tmp_path / name, data_root=tmp_path)
+        model = ew.load(str(done.model), device="cpu")
+        assert attends_both_ways(model)
+        found[name] = surprise(model)
+    assert found["both"] < surprise(base) - 0.5
+    assert found["both"] < found["alone"] - 0.5
+    with pytest.raises(SettingsError, match="leave generate out"):
+        stage(pretrain={}, generate={})
+    with pytest.raises(SettingsError, match="weight"):
+        stage(generate={"weight": 0})
+
+
+def test_a_stage_that_embeds_and_ranks(tokenizer, tmp_path):
+    from embedworks.models import JointReranker
+
+    new_model("bert", tokenizer, **SIZES).save_pretrained(str(tmp_path / "base"))
+    ROWS.save(tmp_path / "rows.parquet")
+    first = stage(name="first", steps=20, rank={"others": 2})
+    wanted = plan(str(tmp_path / "base"), first, stage(name="next", steps=20, rank={}))
+    done = train_plan(wanted, tmp_path / "run", data_root=tmp_path)
+    model = ew.load(str(done.model), device="cpu")
+    assert [type(part).__name__ for part in model].count("RankingHead") == 1
+    scores = JointReranker(model).predict([("what is tea with rye", "the tea is a rye")])
+    assert np.isfinite(scores).all()
+    for name in ("first", "next"):
+        losses = [entry["loss"] for entry in done.metrics["stages"][name]["losses"]]
+        assert losses[-1] < losses[0]
+    with pytest.raises(SettingsError, match="leave rank out"):
+        stage(token_targets={}, rank={})

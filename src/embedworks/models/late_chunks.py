@@ -14,7 +14,12 @@ __all__ = ["encode_late_chunks"]
 
 
 def encode_late_chunks(
-    model: Any, text: str, spans: Sequence[tuple[int, int]], *, context: int = 1
+    model: Any,
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    *,
+    context: int = 1,
+    overlap: int | None = None,
 ) -> np.ndarray:
     """Encode a document as a whole and pool the tokens of each passage: one vector a passage.
 
@@ -27,6 +32,9 @@ def encode_late_chunks(
         text: The document.
         spans: ``(start, end)`` of each passage in characters, in order and without overlap.
         context: Passages of the window before that are read again.
+        overlap: Cut windows by tokens, wherever passages end, and read so many tokens of the window
+            before again: for passages longer than the model, or an even context. ``context`` does
+            not count then.
 
     Returns:
         float32 (N, D) of unit length. Special tokens count for the first and the last passage of
@@ -35,14 +43,19 @@ def encode_late_chunks(
     Raises:
         EmptyInputError: When there is no passage, or one has no token.
         InputError: When spans overlap or leave the text, one passage alone is longer than the model
-            reads, or the model is of another kind.
+            reads (without ``overlap``), ``overlap`` fills a window, or the model is of another
+            kind.
 
-    Paper: Günther et al. 2024, arXiv 2409.04701, algorithm 1; windows of whole passages are ours.
+    Paper: Günther et al. 2024, arXiv 2409.04701: late chunking, and its long form with overlapping
+    windows of tokens; windows of whole passages are ours.
     """
     (text,) = check_texts([text])
     check_in_range(context, name="context", low=0)
     _check(spans, len(text))
     limit, offsets = _reader(model)
+    if overlap is not None:
+        check_in_range(overlap, name="overlap", low=0)
+        return normalize_rows(_pool_by_tokens(model, text, spans, overlap, limit, offsets))
     pieces = _windows(text, spans, context, limit, offsets)
     vectors = [_pool(model, text, spans, window, offsets) for window in pieces]
     return normalize_rows(np.concatenate(vectors))
@@ -98,7 +111,7 @@ def _windows(
             if read == begin:
                 raise InputError(
                     f"Passage {begin} alone is longer than the {limit} tokens the model reads: "
-                    "cut it."
+                    "cut it, or give overlap."
                 )
             read += 1
         windows.append((read, begin, fits))
@@ -127,13 +140,7 @@ def _pool(
     read, begin, end = window
     origin = spans[read][0]
     piece = text[origin : spans[end - 1][1]]
-    tokens = np.asarray(model.encode([piece], output_value="token_embeddings")[0].float().cpu())
-    places = np.array(offsets(piece))
-    if len(places) != len(tokens):
-        raise InputError(
-            f"The model gave {len(tokens)} token vectors for {len(places)} tokens: a prompt or "
-            "a prefix is in the way."
-        )
+    tokens, places = _read(model, piece, offsets)
     ends = np.array([spans[i][1] - origin for i in range(read, end)])
     own = places[:, 1] > places[:, 0]
     owner = np.searchsorted(ends, places[:, 0], side="right") + read
@@ -148,3 +155,58 @@ def _pool(
             raise EmptyInputError(f"Passage {passage} has no token: {spans[passage]}.")
         rows.append(mine.mean(axis=0))
     return np.stack(rows)
+
+
+def _pool_by_tokens(
+    model: Any, text: str, spans: Sequence[tuple[int, int]], overlap: int, limit: int, offsets: Any
+) -> np.ndarray:
+    """Return the mean of each passage's tokens, read in windows of tokens that overlap."""
+    every = offsets(text)
+    words = [(start, end) for start, end in every if end > start]
+    room = limit - (len(every) - len(words))
+    if overlap >= room:
+        raise InputError(f"overlap must be below the {room} tokens of a window, got {overlap}.")
+    starts = np.array([start for start, _ in spans])
+    ends = np.array([end for _, end in spans])
+    sums: Any = 0.0
+    counts = np.zeros(len(spans))
+    begin = 0
+    while begin < len(words):
+        read = max(0, begin - overlap)
+        end = min(len(words), read + room)
+        origin = words[read][0]
+        # A window may be cut into more tokens than the same letters in the whole text.
+        while len(offsets(text[origin : words[end - 1][1]])) > limit and end > begin + 1:
+            end -= 1
+        tokens, places = _read(model, text[origin : words[end - 1][1]], offsets)
+        real = places[:, 1] > places[:, 0]
+        owner = np.searchsorted(ends, places[:, 0] + origin, side="right")
+        known = np.clip(owner, 0, len(spans) - 1)
+        taken = real & (owner < len(spans)) & (places[:, 1] + origin > starts[known])
+        taken &= places[:, 0] + origin >= words[begin][0]
+        half = np.arange(len(real)) < len(real) / 2
+        first, last = ~real & half & (begin == 0), ~real & ~half & (end == len(words))
+        known = np.where(first, 0, np.where(last, len(spans) - 1, known))
+        taken |= first | last
+        sums = sums + np.stack(
+            [tokens[taken & (known == one)].sum(axis=0) for one in range(len(spans))]
+        )
+        counts += np.bincount(known[taken], minlength=len(spans))
+        begin = end
+    if not counts.all():
+        bare = int(np.flatnonzero(counts == 0)[0])
+        raise EmptyInputError(f"Passage {bare} has no token: {spans[bare]}.")
+    means: np.ndarray = sums / counts[:, None]
+    return means.astype(np.float32)
+
+
+def _read(model: Any, piece: str, offsets: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the states (T, D) and the places (T, 2) of a piece's tokens."""
+    tokens = np.asarray(model.encode([piece], output_value="token_embeddings")[0].float().cpu())
+    places = np.array(offsets(piece))
+    if len(places) != len(tokens):
+        raise InputError(
+            f"The model gave {len(tokens)} token vectors for {len(places)} tokens: a prompt or "
+            "a prefix is in the way."
+        )
+    return tokens, places

@@ -29,6 +29,7 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.models._kinds import is_kind_folder, load_kind
+from embedworks.models._own_modules import assemble
 from embedworks.models._static_files import is_static_folder
 from embedworks.models.golden import check_golden as _check_golden
 from embedworks.models.golden import has_golden
@@ -189,7 +190,7 @@ def _load_folder(folder: Path, device: str | None) -> Encoder:
 def _load_transformer(name: str, device: str | None, *, local_files_only: bool) -> Any:
     purpose = "load a transformer model"
     library = require_extra("sentence_transformers", extra="train", purpose=purpose)
-    options = {"device": pick_device(device), "trust_remote_code": False}
+    options: dict[str, Any] = {"device": pick_device(device), "trust_remote_code": False}
     if not local_files_only:
         return library.SentenceTransformer(name, local_files_only=False, **options)
     own = own_module_classes(Path(name))
@@ -198,8 +199,7 @@ def _load_transformer(name: str, device: str | None, *, local_files_only: bool) 
             model = library.SentenceTransformer(name, local_files_only=True, **options)
         else:
             # The classes are ours and already imported: no code of the folder is trusted.
-            make = library.SentenceTransformer._load_with_module_classes
-            model = make(name, own, local_files_only=True, **options)
+            model = assemble(Path(name), own, device=options["device"])
     if getattr(getattr(model.transformers_model, "config", None), "is_causal", None) is False:
         importlib.import_module("embedworks.modules.bidirectional").check_bidirectional(model)
     return model

@@ -7,6 +7,8 @@ without a word: so a probe asks the model itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +19,9 @@ from embedworks.errors import InputError
 __all__ = [
     "BIDIRECTIONAL_FAMILIES",
     "attends_both_ways",
+    "causal_attention",
     "check_bidirectional",
+    "check_generates",
     "make_bidirectional",
 ]
 
@@ -62,6 +66,36 @@ def make_bidirectional(model: Any) -> Any:
     return model
 
 
+@contextmanager
+def causal_attention(model: Any) -> Iterator[None]:
+    """Put the causal mask on while the block runs, whatever the model's own setting is.
+
+    Args:
+        model: A ``SentenceTransformer`` or a transformers model, a decoder.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaModel
+        >>> model = make_bidirectional(
+        ...     LlamaModel(LlamaConfig(vocab_size=99, hidden_size=8, intermediate_size=8,
+        ...                            num_hidden_layers=1, num_attention_heads=2)))
+        >>> with causal_attention(model):
+        ...     attends_both_ways(model)
+        False
+        >>> attends_both_ways(model)
+        True
+    """
+    config = _body(model).config
+    held = vars(config).get("is_causal", _body)
+    config.is_causal = True
+    try:
+        yield
+    finally:
+        if held is _body:
+            del config.is_causal
+        else:
+            config.is_causal = held
+
+
 def check_bidirectional(model: Any) -> None:
     """Prove that a model looks both ways and that padding does not show.
 
@@ -83,6 +117,40 @@ def check_bidirectional(model: Any) -> None:
             f"{type(body).__name__} ({body.config.model_type}) gives other states when a text is "
             f"padded on the {side}: it has absolute positions, which shift. Set "
             "model.tokenizer.padding_side = 'right'."
+        )
+
+
+def check_generates(model: Any) -> None:
+    """Check that an embedding model's transformer can say next tokens by its table of tokens.
+
+    Raises:
+        InputError: When it is no decoder, or its output layer is not its table.
+    """
+    try:
+        inside = model[0].auto_model
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"a {type(model).__name__} has no transformer: expected a SentenceTransformer over a "
+            "decoder."
+        ) from error
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = inside.config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if not known or getattr(inside.config, "is_decoder", None) is False:
+        raise InputError(
+            f"a {type(inside).__name__} is no decoder: transformers has no next-token model of it."
+        )
+    with causal_attention(model):
+        if attends_both_ways(model):
+            raise InputError(
+                f"a {type(inside).__name__} reads both ways with the causal mask on, so that it "
+                "cannot generate."
+            )
+    if not inside.config.tie_word_embeddings:
+        raise InputError(
+            "the output layer of this model is not its table of tokens, and embedding models do "
+            "not keep another: take a model with tie_word_embeddings, such as "
+            "new_model(..., tie_word_embeddings=True)."
         )
 
 

@@ -25,9 +25,11 @@ MODULE_CLASSES: dict[str, str] = {
     "LatentAttentionPooling": "poolings",
     "LayerMixing": "layer_mixing",
     "LearnedQueryPooling": "poolings",
+    "LexiconPooling": "lexicon",
     "MLPPooling": "poolings",
     "MaskedMeanPooling": "poolings",
     "PowerMeanPooling": "poolings",
+    "RankingHead": "ranking",
     "SelfAttentionPooling": "poolings",
     "WeightedMeanPooling": "poolings",
 }

@@ -13,8 +13,10 @@ from embedworks.errors import InputError
 from embedworks.losses import (
     BatchInfo,
     ContrastiveLoss,
+    GenerationLoss,
     GradedLoss,
     GuideVectors,
+    JointRankingLoss,
     ObjectiveSettings,
     SourceLosses,
 )
@@ -108,6 +110,15 @@ def build_loss(
         wanted_sizes = stage.nested
         losses = {
             name: build_nested(model, loss, wanted_sizes, seed=seed)
+            for name, loss in losses.items()
+        }
+    if stage.generate is not None:
+        weight = stage.generate.weight
+        losses = {name: GenerationLoss(model, loss, weight=weight) for name, loss in losses.items()}
+    if stage.rank is not None:
+        rank = stage.rank
+        losses = {
+            name: JointRankingLoss(model, loss, weight=rank.weight, others=rank.others)
             for name, loss in losses.items()
         }
     if len(losses) == 1:

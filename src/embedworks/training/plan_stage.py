@@ -17,7 +17,13 @@ from embedworks.merging import DATA_MERGE_METHODS, check_merge
 from embedworks.negatives import MinerSettings
 from embedworks.training._plan_values import overlay
 from embedworks.training.plan_nested import NestedSettings
-from embedworks.training.plan_tokens import PretrainSettings, TokenTargetSettings, token_problems
+from embedworks.training.plan_tokens import (
+    GenerateSettings,
+    PretrainSettings,
+    RankSettings,
+    TokenTargetSettings,
+    token_problems,
+)
 from embedworks.training.sources import DecontaminationSettings, SourceSettings
 
 __all__ = [
@@ -195,6 +201,10 @@ class StageSettings(Settings):
     """Train for fewer layers as well as fewer dimensions; in place of ``matryoshka``."""
     pretrain: PretrainSettings | None = None
     """Train as a language model on the rows' texts, in place of the objective."""
+    generate: GenerateSettings | None = None
+    """Keep a decoder a language model: add the next-token loss of the documents (GRIT)."""
+    rank: RankSettings | None = None
+    """Train a head that scores pairs beside the vectors; see `JointRankingLoss`."""
     token_targets: TokenTargetSettings | None = None
     """Learn which tokens each text should point at, in place of the objective."""
     start: str | None = None

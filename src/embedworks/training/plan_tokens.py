@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from embedworks.data import RowSet
     from embedworks.training.plan_stage import StageSettings
 
-__all__ = ["PretrainSettings", "TokenTargetSettings", "pretrain_stage", "row_texts", "target_loss"]
+__all__ = [
+    "GenerateSettings",
+    "PretrainSettings",
+    "TokenTargetSettings",
+    "pretrain_stage",
+    "row_texts",
+    "target_loss",
+]
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -43,6 +50,8 @@ class PretrainSettings(Settings):
     whole_words: bool = False
     pairs: tuple[tuple[Count, Count], ...] = ()
     """Sizes (layers, dimensions) of SMAE."""
+    new_tokens: Annotated[int, Field(ge=0)] = 0
+    """Give so many frequent words of the texts a token of their own first; see `add_tokens`."""
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> Self:
@@ -51,6 +60,25 @@ class PretrainSettings(Settings):
         if self.objective == "smae" and self.decoder_mask_share < self.mask_share:
             raise ValueError("the decoder hides at least what the encoder hides")
         return self
+
+
+class GenerateSettings(Settings):
+    """A stage that keeps a decoder a language model beside its objective; see `GenerationLoss`."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of the next-token loss of the documents, added to the stage's loss."""
+
+
+class RankSettings(Settings):
+    """A stage that trains scores of pairs beside its objective; see `JointRankingLoss`.
+
+    The model gets a `RankingHead` where it has none.
+    """
+
+    weight: Share = 0.5
+    """Share of the ranking in the sum with the stage's loss."""
+    others: Annotated[int, Field(ge=0)] = 3
+    """Other documents of the batch that each document is ranked with."""
 
 
 class TokenTargetSettings(Settings):
@@ -153,11 +181,13 @@ def pretrain_stage(
         )
     causal = wanted.objective in ("causal", "mntp")
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+    told = {name: value for name, value in wanted.to_dict().items() if name != "new_tokens"}
     settings = LanguageModelSettings(
-        **wanted.to_dict(), steps=stage.steps, batch_size=stage.batches.batch_size,
+        **told, steps=stage.steps, batch_size=stage.batches.batch_size,
         learning_rate=stage.learning_rate, warmup=_share(stage), weight_decay=stage.weight_decay,
         precision="fp32" if stage.precision == "fp32" else "bf16", seed=seed,
     )  # fmt: skip
+    added = _with_new_tokens(model, rows, wanted.new_tokens)
     with tempfile.TemporaryDirectory() as folder, no_bars():
         body.save_pretrained(folder)
         try:
@@ -188,7 +218,18 @@ def pretrain_stage(
         make_bidirectional(model)
     every = max(1, settings.steps // 50)
     losses = [{"step": (n + 1) * every, "loss": loss} for n, loss in enumerate(done.losses)]
-    return {"steps": done.steps, "seconds": round(done.seconds, 3), "losses": losses}
+    found = {"steps": done.steps, "seconds": round(done.seconds, 3), "losses": losses}
+    return found | ({"new_tokens": list(added)} if wanted.new_tokens else {})
+
+
+def _with_new_tokens(model: Any, rows: RowSet, count: int) -> Sequence[str]:
+    """Add the words that save most, if any; return them."""
+    from embedworks.models import add_tokens, frequent_split_words
+
+    if not count:
+        return ()
+    words = frequent_split_words(row_texts(rows), model.tokenizer, count)
+    return add_tokens(model, words) if words else ()
 
 
 @contextmanager
@@ -224,7 +265,8 @@ def token_problems(stage: StageSettings) -> Sequence[str]:
             "losses": bool(stage.losses), "nested": stage.nested is not None,
             "matryoshka": stage.matryoshka is not None, "guide": stage.guide is not None,
             "teacher": stage.teacher is not None, "negatives.mine": bool(stage.negatives.mine),
-            "cache_gradients": stage.cache_gradients,
+            "cache_gradients": stage.cache_gradients, "generate": stage.generate is not None,
+            "rank": stage.rank is not None,
         }  # fmt: skip
         found += [f"{named[0]} reads texts alone: leave {n} out" for n, on in others.items() if on]
     return found

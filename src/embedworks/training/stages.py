@@ -293,7 +293,8 @@ class _Job:
 
     def _train(self, place: int, stage: StageSettings) -> None:
         """Train a stage on all processes and save its model."""
-        from embedworks.models import save
+        from embedworks.models import joint_model, save
+        from embedworks.modules import RankingHead
         from embedworks.training._plan_merge import merge_adapters
         from embedworks.training._plan_trainer import make_parts, train_stage
 
@@ -304,6 +305,8 @@ class _Job:
         if stage.pretrain is not None:
             self._pretrain(place, stage, model, rows)
             return
+        if stage.rank is not None and not any(isinstance(part, RankingHead) for part in model):
+            model = joint_model(model, seed=self.plan.seed)
         parts = make_parts(
             model,
             rows,
