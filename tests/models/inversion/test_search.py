@@ -101,7 +101,7 @@ def test_log_likelihoods_lead_where_the_cosine_does_not(pair):
     _, decoder, _ = pair
     vectors = Words().encode(TEXTS[:2])
     found = guided_inversion(vectors, Words(), decoder, weight=0.0, beams=1, branch=1, max_tokens=5)
-    greedy = [best for best, in decoder.write(vectors, max_tokens=5)]
+    greedy = [best for (best,) in decoder.write(vectors, max_tokens=5)]
     for text, whole in zip(found.texts, greedy, strict=True):
         assert whole.startswith(text)
 
@@ -122,7 +122,7 @@ def test_bad_input_is_refused(pair, tokenizer):
 
 
 def test_empty_guesses_are_no_error(pair):
-    _, decoder, corrector = pair
+    _, _, corrector = pair
     with torch.no_grad():
         written = corrector.write(
             Words().encode(TEXTS[:2]), guesses=["", "the"], guess_vectors=np.zeros((2, 20)),
