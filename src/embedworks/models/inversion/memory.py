@@ -226,7 +226,7 @@ def capacity_curve(
                     alone,
                     float(memory.exact.mean()),
                     (accuracy - alone) * length,
-                )  # fmt: skip
+                )
             )
     return found
 
