@@ -208,9 +208,7 @@ class SentenceInversionTask:
             seed=self.seed,
         )
         model = _Through(system, self.instruction)
-        decoder = train_vector_decoder(
-            model, train, lm, tokenizer, settings, vectors=known
-        ).decoder
+        decoder = train_vector_decoder(model, train, lm, tokenizer, settings, vectors=known).decoder
         corrector = None
         if spent.corrections:
             corrector = train_vector_corrector(

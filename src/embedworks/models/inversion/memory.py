@@ -155,7 +155,7 @@ def memory_vectors(
                     logits.transpose(1, 2), ids.masked_fill(~there, -100), reduction="none"
                 )
                 # Texts share no weights: a sum over them trains each as if alone.
-                (loss.sum(dim=1) / there.sum(dim=1)).sum().backward()
+                torch.autograd.backward((loss.sum(dim=1) / there.sum(dim=1)).sum())
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 bar.advance()
