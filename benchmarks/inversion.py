@@ -1,6 +1,6 @@
 """Sentences read off the vectors of MiniLM and of the bundled static model, and memory vectors.
 
-    python benchmarks/inversion.py --data ../shared/data [--device cuda] [--tiny] [--out FILE]
+    python benchmarks/inversion.py --data ../shared/data [--device cuda] [--scale cpu] [--out FILE]
     python benchmarks/inversion.py --join FILE FILE ...
 
 The parts can run side by side (``--parts``, ``--models``); ``--join`` puts their files together.
@@ -65,6 +65,7 @@ class Sizes:
 
 
 TINY = Sizes(300, 20, 600, 64, 2, 20, 20, 10, 32, 2, 4, 4, 30)
+CPU = Sizes(6000, 200, 3000, 128, 2, 300, 900, 500, 64, 4, 10, 8, 200)
 FULL = Sizes(29000, 500, 8000, 384, 6, 1200, 2000, 2000, 512, 8, 50, 32, 1000)
 
 
@@ -179,7 +180,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tiny", action="store_true", help="a smoke run")
+    parser.add_argument("--scale", choices=("tiny", "cpu", "full"), default="full")
+    parser.add_argument("--tiny", action="store_true", help="the same as --scale tiny")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--models", default="minilm,static")
     parser.add_argument("--parts", default="attack,defences,memory")
@@ -189,7 +191,8 @@ def main() -> None:
     if given.join:
         join(given.join, given.out)
         return
-    where, sizes = machine(), TINY if given.tiny else FULL
+    where = machine()
+    sizes = {"tiny": TINY, "cpu": CPU, "full": FULL}["tiny" if given.tiny else given.scale]
     precision = "bf16" if given.device.startswith("cuda") else "fp32"
     train, test = captions(given.data, sizes.images, sizes.test, given.seed)
     tokenizer = train_tokenizer(train, vocab_size=sizes.vocabulary)

@@ -34,7 +34,7 @@ class Words:
 def parts():
     """A language model that has learned what follows a text."""
     tokenizer = train_tokenizer([*TEXTS, *NEXT], vocab_size=310)
-    lm = new_language_model("llama", tokenizer, dim=32, layers=2, heads=4, max_tokens=64)
+    lm = new_language_model("llama", tokenizer, dim=48, layers=2, heads=4, max_tokens=64)
     end = [end_token(tokenizer)]
     ids = padded_rows(
         [
@@ -46,8 +46,8 @@ def parts():
             )
         ]
     )
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=5e-3)
-    for _ in range(80):
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=4e-3)
+    for _ in range(200):
         out = lm(input_ids=ids.clamp(min=0), labels=ids.masked_fill(ids < 0, -100))
         out.loss.backward()
         optimizer.step()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from embedworks._core.bars import no_bars
 from embedworks._core.files import atomic_directory, read_json, write_json
 from embedworks._core.seeding import derive_seed
 from embedworks._core.validation import check_in_range, check_vectors, normalize_rows
@@ -238,7 +239,7 @@ class VectorDecoder(nn.Module):
         An existing folder is replaced in one step.
         """
         target = Path(folder)
-        with atomic_directory(target) as temporary:
+        with atomic_directory(target) as temporary, no_bars():
             self.language_model.save_pretrained(temporary / "language_model")
             self.tokenizer.save_pretrained(temporary / "language_model")
             state = {
