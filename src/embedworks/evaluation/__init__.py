@@ -14,6 +14,7 @@ from embedworks._core.lazy import attach as _attach
 __getattr__, __dir__, __all__ = _attach(
     __name__,
     {
+        "sentence_bleu": "kinds.text_overlap",
         "token_contributions": "attribution",
         "leave_one_out": "attribution",
         "integrated_gradients": "attribution",
@@ -37,6 +38,8 @@ __getattr__, __dir__, __all__ = _attach(
         "REASONING_SETS": "sets.reasoning_sets",
         "ROBUSTNESS_CHANGES": "kinds.robustness",
         "SUITES": "_suites",
+        "SentenceAttack": "kinds.sentence_inversion",
+        "SentenceInversionTask": "kinds.sentence_inversion",
         "TASK_KINDS": "tasks",
         "AnalogyTask": "kinds.words",
         "AssociationTask": "kinds.bias",
@@ -242,6 +245,7 @@ __getattr__, __dir__, __all__ = _attach(
         "weat_effect_size": "kinds.bias",
         "weat_permutation_test": "kinds.bias",
         "why_not": "tasks",
+        "word_f1": "kinds.text_overlap",
         "worst_queries": "kinds.failures",
         "write_evaluation_report": "reports.evaluation_report",
         "write_report": "reports.report",
