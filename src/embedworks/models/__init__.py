@@ -51,6 +51,7 @@ __getattr__, __dir__, __all__ = _attach(
         "load": "loading",
         "load_reranker": "reranking",
         "load_trainable": "trainable",
+        "magnitude_vectors": "words.numerals",
         "map_quality": "spaces",
         "mix_token_targets": "token_targets",
         "model_fingerprint": "encoding",
