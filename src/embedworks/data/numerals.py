@@ -85,6 +85,6 @@ def _scientific(value: Decimal) -> str:
     if value == 0:
         return "0e0"
     sign, digits, _ = value.as_tuple()
-    first, *rest = "".join(map(str, digits)).strip("0") or "0"
-    mantissa = first + ("." + "".join(rest) if rest else "")
+    spelt = "".join(map(str, digits)).strip("0")
+    mantissa = spelt[0] + ("." + spelt[1:] if spelt[1:] else "")
     return f"{'-' if sign else ''}{mantissa}e{value.adjusted()}"

@@ -51,6 +51,7 @@ __getattr__, __dir__, __all__ = _attach(
         "load": "loading",
         "load_reranker": "reranking",
         "load_trainable": "trainable",
+        "load_word_vectors": "words.vector_files",
         "magnitude_vectors": "words.numerals",
         "map_quality": "spaces",
         "mix_token_targets": "token_targets",
@@ -62,6 +63,7 @@ __getattr__, __dir__, __all__ = _attach(
         "random_projection": "words.transforms",
         "ppmi_values": "words.ppmi",
         "prompted_model": "prompting",
+        "read_word_vectors": "words.vector_files",
         "save": "golden",
         "sif_weights": "words.sentences",
         "text_token_targets": "token_targets",
@@ -73,5 +75,6 @@ __getattr__, __dir__, __all__ = _attach(
         "vocabulary_matrix": "vocabulary",
         "word_model": "words.methods",
         "write_golden": "golden",
+        "write_word_vectors": "words.vector_files",
     },
 )
