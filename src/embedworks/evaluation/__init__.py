@@ -236,6 +236,7 @@ __getattr__, __dir__, __all__ = _attach(
         "synthetic_filtered_data": "filtered.worlds",
         "task_texts": "contamination",
         "to_mteb": "mteb_adapter",
+        "topic_coherence": "topics",
         "uniformity": "kinds.geometry",
         "verdict_sentence": "reports.tables",
         "verify_subsets": "limits.capacity",
