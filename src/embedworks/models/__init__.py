@@ -60,6 +60,7 @@ __getattr__, __dir__, __all__ = _attach(
         "new_language_model": "backbones",
         "new_model": "backbones",
         "next_token_vectors": "prompting",
+        "prune_vocabulary": "pruning",
         "random_projection": "words.transforms",
         "ppmi_values": "words.ppmi",
         "prompted_model": "prompting",
