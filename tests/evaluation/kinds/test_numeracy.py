@@ -78,3 +78,17 @@ def test_train_and_test_do_not_meet_and_bad_settings_are_refused():
         NumeracyTask("n", template="no place")
     with pytest.raises(InputError, match="length"):
         NumeracyTask("n", length=1)
+
+
+def test_sums_are_read_as_well_as_numbers_from_wide_noisy_vectors():
+    """Pairs share numbers: a strength chosen on pairs left out would fit the noise of them all."""
+    rng = np.random.default_rng(0)
+
+    def wide(values):
+        signal = np.outer(values / 2000 - 1, rng.standard_normal(300))
+        return signal + 5 * rng.standard_normal((len(values), 300))
+
+    found, _ = figures(wide, train=300)
+    assert 0.3 < found["decoding"] < 0.95
+    assert found["addition"] > found["decoding"] - 0.15
+    assert found["comparison"] > 0.7

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NumeracyTask"]
 
-_ALPHAS = np.logspace(-4, 4, 9)
+_ALPHAS = np.logspace(-4, 5, 10)
+_PAIRS = 4  # pairs that each training number starts, and ends
 
 
 class NumeracyTask:
@@ -100,7 +101,8 @@ class NumeracyTask:
         rng = generator(seed, "numeracy")
         drawn = low + rng.choice(high - low + 1, size=train + test, replace=False)
         self.train, self.test = drawn[:train], drawn[train:]
-        self._sums = rng.integers(0, train, size=(4 * train, 2))
+        orders = [[rng.permutation(train) for _ in range(_PAIRS)] for _ in range(2)]
+        self._pairs = np.stack([np.concatenate(side) for side in orders], axis=1)
         self._lists = np.stack([rng.permutation(test)[:length] for _ in range(lists)])
         self._spelt = [template.replace("{}", spell(int(value))) for value in drawn]
 
@@ -121,19 +123,20 @@ class NumeracyTask:
         spread = vectors[:cut].std(axis=0)
         vectors = (vectors - vectors[:cut].mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
         known, asked = vectors[:cut], vectors[cut:]
-        read = _ridge(known, self.train, asked)
-        pairs = self._lists[:, :2]
-        a, b = self._sums.T
-        differences = _ridge(
-            known[a] - known[b],
-            self.train[a] - self.train[b],
-            asked[pairs[:, 0]] - asked[pairs[:, 1]],
+        library = require_extra("sklearn.linear_model", extra="train", purpose="probe for numbers")
+        single = library.RidgeCV(alphas=_ALPHAS).fit(known, self.train.astype(np.float64))
+        read = np.asarray(single.predict(asked))
+        # Pairs share numbers, so a pair left out is not unseen: the strength is that found on
+        # single numbers, which stand in so many pairs on either side.
+        probe = library.Ridge(alpha=single.alpha_ * _PAIRS)
+        a, b = self._pairs.T
+        c, d = self._lists[:, :2].T
+        probe.fit(known[a] - known[b], (self.train[a] - self.train[b]).astype(np.float64))
+        differences = np.asarray(probe.predict(asked[c] - asked[d]))
+        probe.fit(
+            np.hstack([known[a], known[b]]), (self.train[a] + self.train[b]).astype(np.float64)
         )
-        sums = _ridge(
-            np.concatenate([known[a], known[b]], axis=1),
-            self.train[a] + self.train[b],
-            np.concatenate([asked[pairs[:, 0]], asked[pairs[:, 1]]], axis=1),
-        )
+        sums = np.asarray(probe.predict(np.hstack([asked[c], asked[d]])))
         truth = self.test[self._lists]
         chosen = read[self._lists].argmax(axis=1)
         hits = chosen == truth.argmax(axis=1)
@@ -172,12 +175,6 @@ class NumeracyTask:
             )
             for row in missed[:10].tolist()
         )
-
-
-def _ridge(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    library = require_extra("sklearn.linear_model", extra="train", purpose="probe for numbers")
-    fitted = library.RidgeCV(alphas=_ALPHAS).fit(known, values.astype(np.float64))
-    return np.asarray(fitted.predict(asked))
 
 
 def _explained(truth: np.ndarray, read: np.ndarray, resampling: Resampling) -> Score:
