@@ -57,10 +57,12 @@ def test_equal_words_harm_and_unknown_words_are_counted():
     planted = np.zeros((60, 5))
     planted[:, 0] = 1
     planted[3] = [0, 1, 0, 0, 0]
-    found = run([(["w1", "w2", "w4"], "w3"), (["w1", "w2"], "nothing")], table=planted)
+    groups = [(["w1", "no", "w2", "w4"], "w3"), (["w1", "w2"], "nothing"), (["w1", "no"], "w3")]
+    found = run(groups, table=planted)
     assert found.scores["accuracy"].interval.mean == 1
-    assert found.scores["accuracy-all"].interval.mean == 0.5
-    assert found.excluded == {"groups with an unknown word": 1}
+    assert found.scores["accuracy-all"].interval.mean == pytest.approx(1 / 3)
+    assert found.excluded == {"groups with too few known words": 2}
+    assert found.details["chance"] == pytest.approx(1 / 4)
     with pytest.raises(InputError, match="none of the 1 groups"):
         run([(["w1", "w2"], "nothing")])
 

@@ -7,6 +7,7 @@ import gzip
 import numpy as np
 import pytest
 
+import embedworks as ew
 from embedworks.errors import (
     DataWarning,
     DuplicateIdError,
@@ -113,6 +114,9 @@ def test_a_file_as_a_model(tmp_path):
         model = load_word_vectors(path)
     vectors = model.encode(["THE", "New_York!", "the new_york"])
     np.testing.assert_allclose(vectors, [[1, 0], [0, 1], [0.5**0.5, 0.5**0.5]], atol=1e-6)
+    with pytest.warns(DataWarning):
+        named = ew.load(path)
+    assert named.content_hash == model.content_hash
     path.write_text("? 1 0\n")
     with pytest.raises(EmptyInputError, match="None of the 1 words"):
         load_word_vectors(path)

@@ -26,8 +26,8 @@ class OutlierTask:
     stranger should have the greatest. ``accuracy`` is the share of groups where it has;
     ``position`` (OPP / 100 in the paper) is the share of words it stands above, with itself: 1 is
     right, ``1/(n + 1)`` is last of n + 1. Words that are equal share their place, to the
-    stranger's harm. Groups of which a word is unknown are left out and counted; in
-    ``accuracy-all`` they are wrong.
+    stranger's harm. Unknown words are left out of their group; groups without a known stranger
+    and two known others are left out and counted, and in ``accuracy-all`` they are wrong.
 
     Paper: Camacho-Collados and Navigli 2016, "Find the word that does not belong" (RepEval),
         equations 1 to 3.
@@ -80,23 +80,29 @@ class OutlierTask:
         """Look for the strangers.
 
         Raises:
-            InputError: When the system knows all words of no group.
+            InputError: When the system knows a stranger and two others of no group.
         """
         words = encode_words(system, self.texts(), self.instruction)
-        places = [[words.place[word] for word in group] for group in self.groups]
-        rows = [row for row, group in enumerate(places) if words.known[group].all()]
+        known = [[w for w in group if words.known[words.place[w]]] for group in self.groups]
+        rows = [
+            row
+            for row, group in enumerate(known)
+            if len(group) > 2 and group[-1] == self.groups[row][-1]
+        ]
         if not rows:
             raise InputError(
-                f"{system.name} knows all words of none of the {len(places)} groups of "
-                f"{self.name!r}."
+                f"{system.name} knows the stranger and two other words of none of the "
+                f"{len(known)} groups of {self.name!r}."
             )
-        ranked = [_compactness(words.vectors[places[row]]) for row in rows]
+        ranked = [
+            _compactness(words.vectors[[words.place[word] for word in known[row]]]) for row in rows
+        ]
         above = np.array([(found[:-1] < found[-1] - 1e-9).sum() for found in ranked])
         sizes = np.array([len(found) for found in ranked])
         hits = (above == sizes - 1).astype(np.float64)
-        everything = np.zeros(len(places))
+        everything = np.zeros(len(known))
         everything[rows] = hits
-        unknown = len(places) - len(rows)
+        unknown = len(known) - len(rows)
         return TaskResult(
             task=self.name,
             kind=self.kind,
@@ -107,20 +113,20 @@ class OutlierTask:
                 "accuracy-all": Score.of_values(everything, resampling),
             },
             items=tuple(map(str, rows)),
-            excluded={"groups with an unknown word": unknown} if unknown else {},
+            excluded={"groups with too few known words": unknown} if unknown else {},
             failures=tuple(
                 Failure(
                     item=str(row),
-                    text=" / ".join(self.groups[row]),
+                    text=" / ".join(known[row]),
                     score=0.0,
                     expected=(self.groups[row][-1],),
-                    found=(self.groups[row][int(found.argmax())],),
+                    found=(known[row][int(found.argmax())],),
                 )
                 for row, found, hit in zip(rows, ranked, hits, strict=True)
                 if not hit
             )[:10],
             details={
-                "groups": len(places),
+                "groups": len(known),
                 "answered": len(rows),
                 "chance": float((1 / sizes).mean()),
                 **words.coverage(),
