@@ -8,7 +8,9 @@ it, ours runs alone. Compiled code is loaded before the clock starts.
 
 Seeds differ far more from each other than contestants do: with small corpora a difference of a
 hundredth in one pair of runs is chance. So ``paired`` gives, over all seeds of a setting, the mean
-difference (ours less gensim's) with the half width of its 95 % interval by Student's t.
+difference (ours less gensim's) with the half width of its 95 % interval by Student's t. With W > 1
+threads the two do not train alike: each of gensim's workers counts its own words against those of
+the whole epoch, so that its rate ends at (1 - 1/W)/epochs of its start, where ours ends near zero.
 
     python benchmarks/word_vectors.py --data ../shared/data --gensim-python GENSIM_ENV/bin/python
 """
@@ -143,13 +145,16 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gensim-python", help="Python of an environment with gensim.")
+    parser.add_argument("--keep", type=Path, help="A result whose rows are taken over first.")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    about = machine()
-    rows = []
+    earlier = json.loads(given.keep.read_text()) if given.keep else {"rows": [], "machines": []}
+    rows = list(earlier["rows"])
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus.txt"
         total = write_corpus(given.data, given.words, corpus)
+        if earlier["rows"] and earlier["corpus_words"] != total:
+            parser.error(f"--keep is of {earlier['corpus_words']} words, this corpus of {total}")
         pythons = {"embedworks": sys.executable, "gensim": given.gensim_python}
         for method in given.methods.split(","):
             for threads in map(int, given.threads.split(",")):
@@ -178,7 +183,7 @@ def main() -> None:
                         print(json.dumps(rows[-1]), flush=True)
     value = {
         "question": "How fast are word vectors trained, and how good are they, beside gensim's?",
-        "machine": about,
+        "machines": [*earlier["machines"], {"threads": given.threads, **machine()}],
         "versions": versions("embedworks", "numpy", "numba"),
         "corpus_words": total,
         "settings": SETTINGS,
