@@ -303,22 +303,8 @@ ADVERSE = {
 }
 
 
-FAULTS = {
-    "negative": "TypeError: walks' times of -1 are interpolated as complex numbers",
-    "shares of nothing": "ZeroDivisionError: log of a walk measured at a selectivity of 0",
-}
-
-
 @pytest.mark.parametrize("learn", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=FAULTS[name]))
-        if name in FAULTS
-        else name
-        for name in ADVERSE
-    ],
-)
+@pytest.mark.parametrize("name", ADVERSE)
 def test_a_wrong_calibration_costs_time_and_nothing_else(world, name, learn):
     """Rows that pass, all of them, with their scores in order; exact plans stay exact."""
     world = planned(world, ADVERSE[name], learn)

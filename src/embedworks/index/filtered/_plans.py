@@ -17,12 +17,14 @@ from embedworks.index.filtered._lists import scan_lists
 from embedworks.index.filtered.graph import Graph, quantize
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Choice
+from embedworks.index.filtered.search_graph import SearchGraph
 from embedworks.index.where import Condition
 
 __all__ = ["Plans", "Prepared"]
 
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _SEEDS = 12
+_WIDEST = 1024  # rows in the beam of a walk over all rows
 _SAMPLE = 256
 _AWAY = -1.0  # standard errors by which rows that pass are farther from the query than others
 _NO_RANK = np.zeros(1, dtype=np.int32)
@@ -115,10 +117,18 @@ class Plans:
     ) -> None:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
         self.built = len(graph.links) if graph is not None else 0
+        self.search_graph = None
+        if graph is not None and lists is not None:
+            self.search_graph = SearchGraph(graph, lists)
         self.codes, self.scales = quantize(vectors[: self.built])
         self.exact = ExactIndex(vectors, similarity="dot")
         self.copies = {name: vectors[self.order(name)] for name in ordered}
-        has = (("lists", lists), ("graph", graph), ("two-hop", graph))
+        has = (
+            ("lists", lists),
+            ("post-filter", self.search_graph),
+            ("graph", graph),
+            ("two-hop", graph),
+        )
         self.walks = tuple(name for name, part in has if part is not None)
         self.probes = np.random.default_rng(0).permutation(self.built)[:1024]
         self._some = self.probes[:_SAMPLE].astype(np.int32)
@@ -134,7 +144,9 @@ class Plans:
             "lists": (0 if self.lists is None else self.lists.nbytes())
             + sum(rank.nbytes for rank in self._ranks.values()),
             "codes": self.codes.nbytes + self.scales.nbytes,
-            "graph": 0 if self.graph is None else self.graph.nbytes(),
+            "graph": sum(
+                part.nbytes() for part in (self.graph, self.search_graph) if part is not None
+            ),
         }
 
     def order(self, name: str) -> np.ndarray:
@@ -205,6 +217,8 @@ class Plans:
             found: tuple[int, _Heap] | None = self.by_codes(query, k, ready.early)
         elif choice.plan == "lists":
             found = self._in_lists(query, k, ready, choice)
+        elif choice.plan == "post-filter":
+            found = self._after_the_walk(query, k, ready, choice)
         else:
             found = self._in_graph(query, k, ready, choice)
         if found is None:
@@ -251,6 +265,32 @@ class Plans:
             assert self.lists is not None
             found = self._ranks[name] = self.table.rank(name)[self.lists.order]
         return found
+
+    def _after_the_walk(
+        self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[int, _Heap] | None:
+        """Walk all rows, so widely that about ``choice.ef`` of those found pass; then filter.
+
+        The best of all rows that pass are the best that pass, so only these few are tested. None
+        when fewer than k pass, or so many would be needed that another plan is cheaper.
+        """
+        assert self.search_graph is not None
+        share = max(1, ready.matching or ready.count) / len(self.vectors)
+        keep = 2 * k + _SPARE
+        width = int(max(choice.ef, keep) / share)
+        if width > _WIDEST:
+            return None
+        rows, scores = self.search_graph.near(query, width)
+        if ready.filter is not None:
+            passes = ready.filter.test(rows)
+            if ready.removed:
+                passes &= ready.alive[rows]
+        elif ready.removed:
+            passes = ready.alive[rows]
+        else:
+            return min(keep, len(rows)), (rows[:keep], scores[:keep])
+        kept = np.flatnonzero(passes)[:keep]
+        return None if len(kept) < k else (len(kept), (rows[kept], scores[kept]))
 
     def _in_graph(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice

@@ -21,6 +21,7 @@ Answer = Callable[[str, float, np.ndarray, np.ndarray], np.ndarray | None]
 _SHARES = (1.0, 0.5, 0.2, 0.05, 0.02, 0.005)
 _WIDTHS: dict[str, tuple[float, ...]] = {
     "lists": (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8),
+    "post-filter": (24, 40, 64, 96, 128, 192, 256, 384),
     "graph": (12, 16, 24, 32, 64, 128),
     "two-hop": (12, 16, 24, 32, 64, 128),
 }
@@ -68,7 +69,7 @@ def measure(
     Args:
         exact: The index's vectors; gives the truth.
         alive: 1 for rows that are not removed, uint8 (M,).
-        plans: Walks that the index has: of ``"lists"``, ``"graph"``, ``"two-hop"``.
+        plans: Walks that the index has: of `embedworks.index.filtered.planner.WALKS`.
         scans: ``scan(query, rows)`` scores rows: exactly, and by their codes where there are any.
         answer: Carries out a walk.
         lists: Clusters of the rows.

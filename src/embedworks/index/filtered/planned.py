@@ -37,7 +37,7 @@ from embedworks.index.where import Condition
 
 __all__ = ["PLANS", "FilteredIndex"]
 
-PLANS = ("auto", "exact", "codes", "lists", "graph", "two-hop")
+PLANS = ("auto", "exact", "codes", "lists", "post-filter", "graph", "two-hop")
 
 _KIND = "filtered"
 _KEPT_FILTERS = 32
