@@ -23,6 +23,7 @@ _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
 _AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filters are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
+_AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
 _INSTANT = 1e-3  # microseconds: no walk is faster, whatever a record says
 _CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
 
@@ -244,6 +245,8 @@ class Planner:
 
     def _walk(self, plan: str, share: float, k: int, *, away: bool) -> Choice | None:
         """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
+        if plan == "post-filter" and share < _AFTER_FROM:
+            return None
         best: dict[float, WalkPoint] = {}
         allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
         needed = 1 - (1 - self.target_recall) * allowed
