@@ -59,6 +59,30 @@ def test_vectors_equal_the_plain_way_and_keep_their_order(transformer, budget, r
     assert stats.tokens == sum(map(len, ids))
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_are_larger_on_a_gpu(transformer, device):
+    sizes = []
+
+    class Elsewhere:
+        """Says that it is on a device, and computes where it really is."""
+
+        tokenizer, max_seq_length = transformer.tokenizer, transformer.max_seq_length
+
+        def __init__(self):
+            self.device = type("Device", (), {"type": device})()
+
+        def encode(self, texts, **options):
+            sizes.append(len(texts))
+            return transformer.encode(texts, **options)
+
+    texts = ["read a file"] * 500
+    tokens = len(transformer.tokenizer(texts[0])["input_ids"])
+    vectors, stats = encode_batched(Elsewhere(), texts)
+    assert stats.tokens == 500 * tokens
+    assert vectors.shape[0] == sum(sizes) == 500
+    assert len(sizes) == (-(-500 // (1024 // tokens)) if device == "cpu" else 1)
+
+
 def test_texts_the_model_cuts_are_counted_once(transformer):
     texts = ["read the file " * 40, "a", "open " * 70]
     with pytest.warns(DataWarning, match="2 of 3 texts are longer than the 64 tokens") as caught:
