@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
+import statistics
 import time
 import warnings
 from pathlib import Path
@@ -24,9 +26,9 @@ from _common import RESULTS, machine, peak_memory_mb, versions, write_result
 
 import embedworks as ew
 from embedworks.data import Row
-from embedworks.evaluation import DataFolder, StsTask, evaluate_grid
+from embedworks.evaluation import DataFolder, LayerDimGrid, StsTask, evaluate_grid
 from embedworks.losses import ContrastiveLoss, FixedPairs, LayerDimLoss, RandomLayerDim, ScoreKL
-from embedworks.models import truncate_model
+from embedworks.models import encode_batched, truncate_model
 from embedworks.reproductions import pair_retrieval, row_batches, stsb_graded
 
 TARGET = (3, 128)
@@ -101,6 +103,34 @@ def train(model: Any, arm: str, rows: list[Row], options: argparse.Namespace) ->
     return time.perf_counter() - started
 
 
+def kept(grid: LayerDimGrid, untrained: LayerDimGrid) -> dict[str, Any]:
+    """Return what is left at the target size, of the untrained MiniLM and of the own full size."""
+    cells = {(cell.layers, cell.dim): cell for cell in grid.cells}
+    before = {(cell.layers, cell.dim): cell for cell in untrained.cells}
+    target, own, whole = cells[TARGET], cells[grid.full], before[untrained.full]
+    return {
+        "of_untrained": {k: round(v / whole.quality[k], 4) for k, v in target.quality.items()},
+        "of_own_full": {k: round(v / own.quality[k], 4) for k, v in target.quality.items()},
+        "untrained_cut": {
+            k: round(v / whole.quality[k], 4) for k, v in before[TARGET].quality.items()
+        },
+    }
+
+
+def speed(small: Any, whole: Any, texts: list[str], rounds: int) -> dict[str, float]:
+    """Return how much faster the small model encodes: the median of pairs of runs, quartiles."""
+    ratios = []
+    for _ in range(rounds):
+        seconds = []
+        for model in (whole, small):
+            started = time.perf_counter()
+            encode_batched(model, texts, show_progress=False)
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[0] / seconds[1])
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"median": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
 def main() -> None:
     """Run one arm."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,7 +151,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     where = machine()
     name = options.name or options.arm
-    model: Any = ew.load(options.model, device=options.device)
+    model: Any = ew.load(options.model, device=options.device).float()
     model.max_seq_length = 48
     trained = options.model != "minilm"
     if options.arm == "separate" and not trained:
@@ -138,19 +168,33 @@ def main() -> None:
     task = pair_retrieval("captions", 2, documents=500, queries=500, seed=0).task("test")
     pairs = list(stsb_graded().part("test"))
     layers, dims = ([3], [128]) if options.arm == "separate" else (range(1, 7), [32, 64, 128, 256])
+    tasks = [StsTask("STS benchmark", pairs), task]
+    untrained: Any = ew.load("minilm", device="cpu")
+    untrained.max_seq_length = 48
+    whole = evaluate_grid(
+        untrained, tasks, layers=[3], dims=[128], name="untrained", repeats=options.repeats
+    )
     grid = evaluate_grid(
         model,
-        [StsTask("STS benchmark", pairs), task],
+        tasks,
         layers=list(layers),
         dims=[d for d in dims if d <= model.get_embedding_dimension()],
         name=options.arm,
         repeats=options.repeats,
     )
+    texts = [text for a, b, _ in pairs for text in (a, b)][:256] + list(task.queries.values())[:256]
+    faster = speed(truncate_model(model, *TARGET), untrained, texts, 5 * options.repeats)
     options.out.mkdir(parents=True, exist_ok=True)
     for task_name in grid.metrics:
         short = task_name.split()[0].lower()
         grid.heat_map(task_name, options.out / f"nested_sizes-{name}-{short}.svg")
     settings = {k: v for k, v in vars(options).items() if k not in ("out", "save", "model")}
+    if trained:
+        # What the model's own training wrote beside it, in place of settings not used here.
+        kept_beside = Path(options.model) / "training.json"
+        settings = {"arm": options.arm, "repeats": options.repeats}
+        settings["training"] = json.loads(kept_beside.read_text()) if kept_beside.is_file() else {}
+        seconds = float(settings["training"].get("seconds", 0.0))
     write_result(
         f"nested_sizes-{name}",
         {
@@ -159,11 +203,15 @@ def main() -> None:
             "settings": settings,
             "training_seconds": round(seconds, 1),
             "peak_memory_mb": peak_memory_mb(),
+            "untrained": whole.to_dict(),
+            "kept": kept(grid, whole),
+            "speed_of_target_over_untrained": faster,
             "grid": grid.to_dict(),
         },
         options.out / f"nested_sizes-{name}.json",
     )
     print(grid.markdown())
+    print(json.dumps({**kept(grid, whole), "speed": faster}, indent=2))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from training.plan_recipes import two_stages
 
 from embedworks.errors import NotFoundError, SettingsError, UnknownNameError
 from embedworks.training import RECIPES, PlanSettings, diff_plans, load_plan
+from embedworks.training.sources import SourceSettings, read_source
 
 PAPERS = [name for name in RECIPES if RECIPES[name].kind == "plan"]
 
@@ -18,7 +19,7 @@ def recipe(**stage):
 def test_the_papers_are_there():
     assert PAPERS == [
         "2dmse", "gistembed", "kalm-v2", "lg-anna", "llama-embed-nemotron", "nv-embed", "peg",
-        "qzhou", "rzenembed", "self-positioning", "starbucks", "text2token",
+        "qzhou", "rzenembed", "self-positioning", "simcse", "starbucks", "text2token",
     ]  # fmt: skip
 
 
@@ -190,3 +191,17 @@ def test_prompts_become_task_prompts():
             {**recipe(), "model": {"prompts": {"docs": {
                 "instruction": "i", "examples": [["a", "b"]], "drawn_examples": 1}}}}
         )  # fmt: skip
+
+
+def test_passages_as_their_own_positives(tmp_path):
+    (tmp_path / "docs").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "docs" / f"{name}.txt").write_text(f"A text about the letter {name}. " * 20)
+    given = {"name": "views", "documents": "docs", "form": "same"}
+    rows = read_source(SourceSettings(**given), data_root=tmp_path)
+    assert len(rows) >= 2
+    assert all(row.anchor == row.positive for row in rows)
+    assert len({row.anchor for row in rows}) == len(rows)
+    simcse = load_plan("simcse").stages[0]
+    assert (simcse.batches.batch_size, simcse.learning_rate) == (64, 3e-5)
+    assert simcse.objective.temperature.value == 0.05

@@ -44,6 +44,8 @@ __getattr__, __dir__, __all__ = _attach(
         "Message": "generators",
         "NEGATIVE_STRATEGIES": "synthesis_tasks",
         "NearDuplicateReport": "near_duplicates",
+        "UNITS": "numerals",
+        "normalize_numbers": "numerals",
         "OpenAIGenerator": "generators",
         "PAIR_SOURCES": "pairs",
         "PairCorpus": "pairs",

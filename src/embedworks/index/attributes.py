@@ -404,6 +404,8 @@ class AttributeTable:
 
 def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sort runs, drop empty ones and join those that touch."""
+    if len(runs) == 1:
+        return runs if runs[0][0] < runs[0][1] else []
     result: list[tuple[int, int]] = []
     for start, end in sorted(runs):
         if start >= end:

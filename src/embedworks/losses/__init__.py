@@ -35,6 +35,7 @@ __getattr__, __dir__, __all__ = _attach(
         "SampleWeightSettings": "settings",
         "Schedule": "schedules",
         "ScoreKL": "alignment",
+        "SigmoidLoss": "sigmoid",
         "SourceLosses": "by_source",
         "TargetSettings": "settings",
         "TeacherSettings": "settings",

@@ -54,7 +54,7 @@ def encode_batched(
     texts: Sequence[str],
     *,
     role: Literal["query", "document"] | None = None,
-    tokens_per_batch: int = 1024,
+    tokens_per_batch: int | None = None,
     show_progress: bool | None = None,
 ) -> tuple[np.ndarray, EncodingStats]:
     """Encode ``texts`` with any model, faster than fixed batches, and say what happened.
@@ -68,7 +68,7 @@ def encode_batched(
         model: A `StaticModel`, a ``SentenceTransformer`` or any `Encoder`.
         texts: N strings.
         role: ``"query"`` or ``"document"`` for models that treat the two differently.
-        tokens_per_batch: Padded tokens per batch. 1,024 suits CPUs; 16,384 or more a GPU.
+        tokens_per_batch: Padded tokens per batch; None is 1,024 on a CPU and 32,768 on a GPU.
         show_progress: True or False to force a bar; by default there is one on a terminal.
 
     Returns:
@@ -79,6 +79,9 @@ def encode_batched(
         InputError: When an item is not a string.
         NonFiniteError: When the model gives NaN or infinity.
     """
+    if tokens_per_batch is None:
+        device = getattr(getattr(model, "device", None), "type", "cpu")
+        tokens_per_batch = 1024 if device == "cpu" else 32_768
     check_in_range(tokens_per_batch, name="tokens_per_batch", low=1)
     items = check_texts(texts)
     encode = getattr(model, _METHODS[role])

@@ -35,6 +35,7 @@ from embedworks.models.golden import check_golden as _check_golden
 from embedworks.models.golden import has_golden
 from embedworks.models.protocols import Encoder
 from embedworks.models.static import StaticModel
+from embedworks.models.words.vector_files import load_word_vectors
 from embedworks.modules.registry import own_module_classes
 
 __all__ = ["MODELS", "is_static_folder", "load"]
@@ -60,23 +61,23 @@ def load(
     check_golden: bool = True,
     local_files_only: bool = False,
 ) -> Encoder:
-    """Load a model by folder, short name or hub name.
+    """Load a model by folder, file of word vectors, short name or hub name.
 
-    In this order: a local model folder; a registered name (``"static"``, ``"minilm"``, see
-    `MODELS`); a hub name such as ``"org/name"``. The network is used for hub names only, and for
-    ``"minilm"`` when neither its package nor a cached copy is on this machine. Code that comes
-    with a model is never run.
+    In this order: a local model folder, or a file of word2vec or GloVe; a registered name
+    (``"static"``, ``"minilm"``, see `MODELS`); a hub name such as ``"org/name"``. The network is
+    used for hub names only, and for ``"minilm"`` when neither its package nor a cached copy is on
+    this machine. Code that comes with a model is never run.
 
     Args:
-        name: Folder, short name or hub name.
+        name: Folder, file of word vectors (see `load_word_vectors`), short name or hub name.
         device: Torch device of transformer models (``"cpu"``, ``"cuda"``, ...), chosen by itself
             when None. Static models always run on the CPU.
         check_golden: Whether the folder's golden vectors, if it has any, must be reproduced.
         local_files_only: Never use the network, not even for a hub name.
 
     Returns:
-        A `StaticModel` for static folders (no torch is imported), a `CountModel` or one of its
-        neighbours for theirs, else a ``sentence_transformers.SentenceTransformer``.
+        A `StaticModel` for static folders and word vectors (no torch is imported), a `CountModel`
+        or one of its neighbours for theirs, else a ``sentence_transformers.SentenceTransformer``.
 
     Raises:
         UnknownNameError: When nothing has this name; lists close ones.
@@ -103,6 +104,8 @@ def load(
     if folder.is_dir() and (is_path or text not in MODELS or _looks_like_model(folder)):
         model: Encoder = _load_folder(folder, device)
         found: Path | None = folder
+    elif folder.is_file() and (is_path or text not in MODELS):
+        model, found = load_word_vectors(folder), None
     elif text in MODELS and not is_path:
         model, found = MODELS[text](device, local_files_only)
     elif not is_path and _HUB_NAME.fullmatch(text):

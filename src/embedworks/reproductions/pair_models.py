@@ -27,6 +27,10 @@ class TunablePairs(Protocol):
         ...
 
 
+#: Parts question from answer.
+_PART = np.array([1])
+
+
 class PairModel:
     """A small transformer that scores a question with an answer, together or apart.
 
@@ -79,7 +83,9 @@ class PairModel:
         place = np.full(len(static.table), 2, dtype=np.int64)
         place[used] = np.arange(3, len(used) + 3)
         self._tokens = {
-            text: place[ids[offsets[i] : offsets[i + 1]]][:max_tokens].tolist() or [2]
+            text: place[ids[offsets[i] : offsets[i + 1]]][:max_tokens]
+            if offsets[i + 1] > offsets[i]
+            else np.array([2])
             for i, text in enumerate(distinct)
         }
         table = np.zeros((len(used) + 3, static.dim), dtype=np.float32)
@@ -120,18 +126,18 @@ class PairModel:
         told = [self._tokens[text] for text in answers]
         start = self.weight * (self._means(asked) * self._means(told)).sum(-1)
         if self.together:
-            rows = [[*q, 1, *a] for q, a in zip(asked, told, strict=True)]
-            sides = [[0] * (len(q) + 1) + [1] * len(a) for q, a in zip(asked, told, strict=True)]
-            return start + self.score(self._pooled(rows, sides)).squeeze(-1)
+            rows = [np.concatenate([q, _PART, a]) for q, a in zip(asked, told, strict=True)]
+            first = np.array([len(q) + 1 for q in asked])
+            return start + self.score(self._pooled(rows, first)).squeeze(-1)
         apart = self._alone(questions, 0) * self._alone(answers, 1)
         return start + self.scale * apart.sum(-1)
 
-    def _means(self, rows: Sequence[Sequence[int]]) -> Any:
+    def _means(self, rows: Sequence[np.ndarray]) -> Any:
         """Return the unit mean of the static model's token vectors, (N, D)."""
         import torch
 
-        flat = torch.tensor([i for row in rows for i in row], device=self.device)
-        starts = torch.tensor(np.cumsum([0, *map(len, rows[:-1])]), device=self.device)
+        flat = torch.from_numpy(np.concatenate(rows)).to(self.device)
+        starts = torch.from_numpy(np.cumsum([0, *map(len, rows[:-1])])).to(self.device)
         means = torch.nn.functional.embedding_bag(flat, self._first, starts, mode="mean")
         return torch.nn.functional.normalize(means, dim=-1)
 
@@ -142,22 +148,24 @@ class PairModel:
         distinct = list(dict.fromkeys(texts))
         where = {text: i for i, text in enumerate(distinct)}
         rows = [self._tokens[text] for text in distinct]
+        lengths = np.array([len(row) for row in rows])
         unit = torch.nn.functional.normalize(
-            self._pooled(rows, [[side] * len(row) for row in rows]), dim=-1
+            self._pooled(rows, lengths if side == 0 else np.zeros_like(lengths)), dim=-1
         )
         return unit[torch.tensor([where[text] for text in texts], device=self.device)]
 
-    def _pooled(self, rows: Sequence[Sequence[int]], sides: Sequence[Sequence[int]]) -> Any:
-        """Return the mean of the last layer, (N, D)."""
+    def _pooled(self, rows: Sequence[np.ndarray], first: np.ndarray) -> Any:
+        """Return the mean of the last layer, (N, D); the ``first`` tokens are of side 0."""
         import torch
 
-        width = max(map(len, rows))
-        ids = torch.zeros(len(rows), width, dtype=torch.int64)
-        which = torch.zeros_like(ids)
-        for i, (row, side) in enumerate(zip(rows, sides, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            which[i, : len(row)] = torch.tensor(side)
-        ids, which = ids.to(self.device), which.to(self.device)
+        lengths = np.array([len(row) for row in rows])
+        width = int(lengths.max())
+        place = np.arange(width)
+        table = np.zeros((len(rows), width), dtype=np.int64)
+        table[place < lengths[:, None]] = np.concatenate(rows)
+        second = (place >= first[:, None]) & (place < lengths[:, None])
+        ids = torch.from_numpy(table).to(self.device)
+        which = torch.from_numpy(second.astype(np.int64)).to(self.device)
         padded = ids == 0
         places = self.places(torch.arange(width, device=self.device))
         x = self.narrow(self.tokens(ids)) + places + self.sides(which)
@@ -227,11 +235,14 @@ def tune_pairs(
         questions = [question for question, listed in rows for _ in listed]
         answers = [text for _, listed in rows for text in listed]
         flat = model.scores(questions, answers)
-        parts = torch.split(flat, [len(listed) for _, listed in rows])
-        loss = torch.stack([torch.logsumexp(part, 0) - part[0] for part in parts]).mean()
+        sizes = [len(listed) for _, listed in rows]
+        parts = torch.nn.utils.rnn.pad_sequence(
+            list(torch.split(flat, sizes)), batch_first=True, padding_value=-torch.inf
+        )
+        loss = (torch.logsumexp(parts, 1) - parts[:, 0]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
+        losses.append(loss.detach())
+    return [float(loss) for loss in losses]

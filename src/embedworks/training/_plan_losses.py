@@ -24,7 +24,7 @@ from embedworks.negatives import EmbeddingQueue, NegativeMixer
 from embedworks.training.plan_nested import build_nested
 
 if TYPE_CHECKING:
-    from embedworks.training.plan import StageSettings
+    from embedworks.training.plan_stage import StageSettings
 
 __all__ = ["DEFAULT_LOSS", "build_loss", "check_rows", "default_mini_batch_tokens"]
 

@@ -12,7 +12,7 @@ from embedworks.merging import DATA_MERGE_METHODS, MergeReport, merge
 from embedworks.models import load, save
 
 if TYPE_CHECKING:
-    from embedworks.training.plan import StageMerge
+    from embedworks.training.plan_stage import StageMerge
 
 __all__ = ["merge_adapters", "merge_stage_models"]
 

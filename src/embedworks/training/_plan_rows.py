@@ -16,7 +16,8 @@ from embedworks.errors import DataWarning, EmptyInputError
 from embedworks.training.sources import existing, read_source
 
 if TYPE_CHECKING:
-    from embedworks.training.plan import PlanSettings, StageSettings
+    from embedworks.training.plan import PlanSettings
+    from embedworks.training.plan_stage import StageSettings
     from embedworks.training.sources import DecontaminationSettings
 
 __all__ = ["prepare_rows"]

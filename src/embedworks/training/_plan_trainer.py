@@ -45,7 +45,8 @@ from embedworks.training.callbacks import (
 from embedworks.training.plan_tokens import target_loss
 
 if TYPE_CHECKING:
-    from embedworks.training.plan import ModelSettings, StageSettings
+    from embedworks.training.plan_model import ModelSettings
+    from embedworks.training.plan_stage import StageSettings
 
 __all__ = ["StageParts", "last_checkpoint", "make_parts", "train_stage"]
 

@@ -13,7 +13,8 @@ from embedworks.errors import DataWarning, NotFoundError, UnknownNameError
 from embedworks.training.budget import format_duration
 
 if TYPE_CHECKING:
-    from embedworks.training.plan import PlanSettings, StageSettings
+    from embedworks.training.plan import PlanSettings
+    from embedworks.training.plan_stage import StageSettings
 
 __all__ = ["PlanPreview", "SourcePreview", "StagePreview", "preview_plan"]
 

@@ -19,7 +19,7 @@ from embedworks.errors import InputError
 
 if TYPE_CHECKING:
     from embedworks.data import RowSet
-    from embedworks.training.plan import StageSettings
+    from embedworks.training.plan_stage import StageSettings
 
 __all__ = [
     "GenerateSettings",

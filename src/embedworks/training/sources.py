@@ -60,9 +60,10 @@ class SourceSettings(Settings):
     """Column -> the value, or list of values, a record must have."""
     documents: str | None = None
     """Folder of documents, or ``stdlib`` for the running Python's standard library."""
-    form: Literal["pairs", "classes", "graded"] = "pairs"
-    """What documents become: question and answer pairs; passages with their document as class; or
-    pairs graded 2 (a passage and its first half), 1 (same document), 0 (another document)."""
+    form: Literal["pairs", "same", "classes", "graded"] = "pairs"
+    """What documents become: question and answer pairs; each passage with itself, which dropout
+    tells apart (SimCSE); passages with their document as class; or pairs graded 2 (a passage and
+    its first half), 1 (same document), 0 (another document)."""
     pairs: dict[str, float] | None = None
     """Pair source -> weight, for ``form: pairs``; see `PAIR_SOURCES`."""
     classes: Count = 20
@@ -229,6 +230,9 @@ def _rows_of_documents(
     if source.form == "pairs":
         pairs = make_pairs(chunks, sources=source.pairs, seed=seed)
         return RowSet(Row(p.anchor, p.positive, positive_id=p.chunk_id) for p in pairs)
+    if source.form == "same":
+        texts = dict.fromkeys(chunk.embedding_text for chunk in chunks)
+        return RowSet(Row(text, text) for text in texts)
     if source.form == "graded":
         rows, _ = convert(_graded_records(chunks, seed), "graded_pairs", **source.options)
         return rows

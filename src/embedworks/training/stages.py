@@ -15,8 +15,9 @@ from embedworks._core.extras import require_extra
 from embedworks._core.files import atomic_directory, read_json, write_json, write_text
 from embedworks.data import RowSet
 from embedworks.errors import EmbedworksError, InputError
-from embedworks.training.plan import PlanSettings, StageSettings
+from embedworks.training.plan import PlanSettings
 from embedworks.training.plan_files import load_plan
+from embedworks.training.plan_stage import StageSettings
 
 if TYPE_CHECKING:
     from embedworks.training._plan_evaluation import HeldOut

@@ -69,7 +69,9 @@ def check(index, attributes, queries, k, where, plan="auto", removed=()):
 
 
 @pytest.mark.parametrize("where", FILTERS)
-@pytest.mark.parametrize("plan", ["auto", "exact", "codes", "lists", "graph", "two-hop"])
+@pytest.mark.parametrize(
+    "plan", ["auto", "exact", "codes", "lists", "post-filter", "graph", "two-hop"]
+)
 def test_results_pass_the_filter_and_are_all_there(index, where, plan):
     attributes = index.table.table
     queries = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
@@ -103,7 +105,7 @@ def test_what_the_planner_believes_changes_only_speed(index):
         for _ in range(25):
             walks = tuple(
                 WalkPoint(plan, share, int(rng.integers(1, 40)), 1.0, 10 ** rng.uniform(-2, 4))
-                for plan in ("lists", "graph", "two-hop")
+                for plan in ("lists", "post-filter", "graph", "two-hop")
                 for share in (10 ** rng.uniform(-4, 0, 3)).tolist()
             )
             costs = (10 ** rng.uniform(-3, 3, 4)).tolist()

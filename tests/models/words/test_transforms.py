@@ -17,6 +17,7 @@ from embedworks.models import (
     fit_whitening,
     load,
     model_fingerprint,
+    random_projection,
 )
 
 RNG = np.random.default_rng(0)
@@ -145,3 +146,31 @@ def test_bad_input_is_refused():
     with pytest.raises(ShapeError, match="gives 2 dimensions"):
         white = fit_whitening(MIXED, dim=2)
         TransformedModel(CountModel.fit(TEXTS), [white, white])
+
+
+def test_random_projection_keeps_all_distances_within_the_bound():
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((40, 600)) * rng.random(600)
+    eps = 0.5
+    # Per pair, each side fails with chance exp(-(eps^2 - eps^3) dim / 4) at most: 780 pairs, 1e-4.
+    dim = int(np.ceil(4 * np.log(2 * 780 / 1e-4) / (eps**2 - eps**3)))
+    moved = random_projection(600, dim, seed=3)(points)
+    before, after = (
+        np.square(rows[:, None] - rows[None]).sum(axis=2)[np.triu_indices(40, 1)]
+        for rows in (points, moved.astype(np.float64))
+    )
+    assert (np.abs(after / before - 1) < eps).all()
+
+
+def test_random_projection_is_right_on_average_and_repeats():
+    point = np.random.default_rng(1).standard_normal((1, 50))
+    squares = [
+        float(np.square(random_projection(50, 8, seed=seed)(point)).sum()) for seed in range(600)
+    ]
+    ratio = np.array(squares) / np.square(point).sum()
+    assert abs(ratio.mean() - 1) < 4 * (2 / 8) ** 0.5 / 600**0.5
+    assert ratio.std() == pytest.approx((2 / 8) ** 0.5, rel=0.15)
+    first, again = random_projection(50, 8), random_projection(50, 8)
+    assert (first.matrix == again.matrix).all()
+    with pytest.raises(InputError, match="dim"):
+        random_projection(8, 9)

@@ -1,4 +1,4 @@
-"""`words`: what word vectors are asked: similarity, analogies, categories, definitions.
+"""`words`: what word vectors are asked: similarity, analogies, categories, outliers, definitions.
 
 The bundled static model was distilled on WordNet: its figure on `wordnet-definitions` is that of a
 model that has seen the answers.
@@ -10,11 +10,12 @@ import re
 
 from embedworks.evaluation._suites.core import function_name, library_functions, sample, source
 from embedworks.evaluation.kinds.retrieval import RetrievalTask
+from embedworks.evaluation.kinds.word_outliers import OutlierTask, outlier_groups
 from embedworks.evaluation.kinds.words import AnalogyTask, WordCategoryTask, WordSimilarityTask
 from embedworks.evaluation.sets.public_data import DataFolder
 from embedworks.evaluation.suites import SUITES, Suite
 
-__all__ = ["analogies", "categories", "definitions", "function_names", "similarity"]
+__all__ = ["analogies", "categories", "definitions", "function_names", "outliers", "similarity"]
 
 _SIMILARITY = (
     "men", "simlex999", "wordsim353", "rg65", "mturk-771", "semeval17", "yp-130",
@@ -52,11 +53,20 @@ def analogies(data: DataFolder) -> AnalogyTask:
 
 def categories(data: DataFolder, name: str) -> WordCategoryTask:
     """Return words to be clustered by category: ``battig`` (56) or ``bless`` (17)."""
+    return WordCategoryTask(name, _members(data, name))
+
+
+def outliers(data: DataFolder, name: str) -> OutlierTask:
+    """Return drawn groups of six words of a category with one of another."""
+    return OutlierTask(f"{name}-outliers", outlier_groups(_members(data, name), size=6, groups=300))
+
+
+def _members(data: DataFolder, name: str) -> dict[str, list[str]]:
     rows = data.records("word_categories.parquet", ["category", "word"], where={"dataset": name})
     members: dict[str, dict[str, None]] = {}
     for row in rows:
         members.setdefault(row["category"], {})[row["word"].strip()] = None
-    return WordCategoryTask(name, {category: list(words) for category, words in members.items()})
+    return {category: list(words) for category, words in members.items()}
 
 
 def definitions(data: DataFolder, *, synsets: int = 4000, asked: int = 1000) -> RetrievalTask:
@@ -104,9 +114,10 @@ SUITES.add(
                 source(name, categories, "word_categories.parquet", name=name)
                 for name in ("bless", "battig")
             ),
+            source("bless-outliers", outliers, "word_categories.parquet", name="bless"),
             source("wordnet-definitions", definitions, "wordnet_synsets.parquet"),
             source("library-names", function_names),
         ),
     ),
-    summary="Word similarity, analogies, categories, and words for definitions.",
+    summary="Word similarity, analogies, categories, outliers, and words for definitions.",
 )

@@ -63,6 +63,9 @@ METHODS: tuple[FilteredMethod, ...] = (
     _planned("exact plan", "exact", "FilteredIndex: score every row that passes", (0.95,)),
     _planned("codes plan", "codes", "FilteredIndex: int8 codes of passing rows first", (0.95,)),
     _planned("lists plan", "lists", "FilteredIndex: nearest inverted lists", _TARGETS),
+    _planned(
+        "post-filter plan", "post-filter", "FilteredIndex: graph walk, then the filter", _TARGETS
+    ),
     _planned("graph plan", "graph", "FilteredIndex: graph walk that keeps passing rows", _TARGETS),
     _planned("two-hop plan", "two-hop", "FilteredIndex: graph walk over passing rows", _TARGETS),
 )

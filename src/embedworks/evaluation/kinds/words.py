@@ -8,16 +8,15 @@ but its unknown token of it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedworks._core.validation import check_texts, check_unique, normalize_rows
+from embedworks._core.validation import check_texts, check_unique
 from embedworks.errors import EmptyInputError, InputError
 from embedworks.evaluation.kinds._clustering import agreement_scores, cluster_failures, clusters_of
+from embedworks.evaluation.kinds._known_words import KnownWords, encode_words
 from embedworks.evaluation.kinds.sts import StsTask, spearman
 from embedworks.evaluation.outcomes import Failure, Resampling, Score, TaskResult
 
@@ -29,61 +28,6 @@ __all__ = ["AnalogyTask", "WordCategoryTask", "WordSimilarityTask"]
 #: Numbers computed at a time: bounds memory.
 _BLOCK = 4_000_000
 _SMALL = 1e-3
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Vectors of different words."""
-
-    place: dict[str, int]
-    """Word -> row."""
-    vectors: np.ndarray
-    """Vectors of length 1, float32 (V, D)."""
-    known: np.ndarray
-    """Which the model knows, bool (V,)."""
-    in_pieces: int | None
-    """How many known words the tokenizer cuts in pieces; None when it cannot be told."""
-
-    def coverage(self) -> dict[str, Any]:
-        return {
-            "words": len(self.known),
-            "known_words": int(self.known.sum()),
-            "coverage": float(self.known.mean()),
-            "words_in_pieces": self.in_pieces,
-            "unknown_examples": [word for word, row in self.place.items() if not self.known[row]][
-                :10
-            ],
-        }
-
-
-def _encode(system: System, words: Sequence[str], instruction: str | None) -> _Words:
-    """Encode different words and tell which are known."""
-    different = list(dict.fromkeys(words))
-    with warnings.catch_warnings():
-        # Unknown words are expected here, and counted.
-        warnings.filterwarnings("ignore", message=".*no token this model knows")
-        vectors = normalize_rows(system.encode(different, instruction=instruction))
-    known = np.asarray(vectors.any(axis=1))
-    pieces = _pieces(system, different)
-    in_pieces = None
-    if pieces is not None:
-        lengths, unknown = pieces
-        known = known & ~unknown
-        in_pieces = int((known & (lengths > 1)).sum())
-    return _Words({word: row for row, word in enumerate(different)}, vectors, known, in_pieces)
-
-
-def _pieces(system: System, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return how many tokens each word is, and which are nothing but unknown tokens."""
-    tokenizer: Any = getattr(getattr(system, "model", None), "tokenizer", None)
-    tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(tokenizer, "encode_batch"):
-        return None
-    unknown_token = getattr(tokenizer.model, "unk_token", None)
-    found = tokenizer.encode_batch(list(words), add_special_tokens=False)
-    lengths = np.array([len(item.ids) for item in found])
-    unknown = np.array([all(token == unknown_token for token in item.tokens) for item in found])
-    return lengths, unknown
 
 
 class WordSimilarityTask(StsTask):
@@ -124,7 +68,9 @@ class WordSimilarityTask(StsTask):
             InputError: When fewer than two pairs are known, or their similarities or scores are
                 all equal: no correlation is defined.
         """
-        words = _encode(system, [w for a, b, _ in self.pairs for w in (a, b)], self.instruction)
+        words = encode_words(
+            system, [w for a, b, _ in self.pairs for w in (a, b)], self.instruction
+        )
         left, right = (
             np.array([words.place[word] for word in side])
             for side in ([a for a, _, _ in self.pairs], [b for _, b, _ in self.pairs])
@@ -267,7 +213,7 @@ class AnalogyTask:
         Raises:
             InputError: When the system knows all words of no question.
         """
-        words = _encode(
+        words = encode_words(
             system, [*(w for q in self.questions for w in q), *self.vocabulary], self.instruction
         )
         asked = np.array([[words.place[word] for word in q] for q in self.questions])
@@ -323,7 +269,7 @@ class AnalogyTask:
         }
 
     def _failures(
-        self, rows: np.ndarray, words: _Words, asked: np.ndarray, count: int = 10
+        self, rows: np.ndarray, words: KnownWords, asked: np.ndarray, count: int = 10
     ) -> tuple[Failure, ...]:
         """Return wrongly answered questions, spread over all of ``rows``."""
         names = list(words.place)
@@ -347,7 +293,7 @@ class AnalogyTask:
         return tuple(failures)
 
 
-def _answer(words: _Words, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _answer(words: KnownWords, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the answers by 3CosAdd and by 3CosMul, rows of words (Q,)."""
     needed, codes = np.unique(asked[:, :3], return_inverse=True)
     codes = codes.reshape(-1, 3)
@@ -438,7 +384,7 @@ class WordCategoryTask:
             InputError: When the known words make fewer than two categories, or have fewer
                 different vectors than there are categories.
         """
-        words = _encode(system, list(self._category), self.instruction)
+        words = encode_words(system, list(self._category), self.instruction)
         known = [word for word, row in words.place.items() if words.known[row]]
         kept, categories = _not_alone(self._category, known)
         if len(categories) < 2:

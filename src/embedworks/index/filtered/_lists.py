@@ -27,15 +27,13 @@ from embedworks.index.filtered._kernels import (
 
 __all__ = ["scan_lists"]
 
-_MOST = 8.0  # times as many rows, when the lists near the query hold less than their share
-_LITTLE = 0.9  # of its share is no reason yet
 
-
-@compiled(types.UniTuple(_i64, 2), _vectors, _query, _readonly(types.int64, 1), _rows, _codes,
-          _scales, _mask, _rows, _i64, _i64, _i64, types.float64, _ids,
+@compiled(types.UniTuple(_i64, 2), _vectors, _scales, _query, _readonly(types.int64, 1), _rows,
+          _codes, _scales, _mask, _rows, _i64, _i64, types.float64, _i64, _ids,
           _scores)  # fmt: skip
 def scan_lists(
     centroids: np.ndarray,
+    spreads: np.ndarray,
     query: np.ndarray,
     starts: np.ndarray,
     order: np.ndarray,
@@ -45,61 +43,65 @@ def scan_lists(
     rank: np.ndarray,
     low: int,
     high: int,
-    enough: int,
-    share: float,
+    width: float,
+    k: int,
     rows: np.ndarray,
     scores: np.ndarray,
 ) -> tuple[int, int]:
-    """Scan lists, nearest first, until enough rows that pass were scored.
+    """Scan lists, most promising first, until no list is likely to hold a better row.
 
-    Both must be so: ``enough`` passing rows were scored, and as many rows seen as hold that many
-    under a filter that has nothing to do with the vectors. Where the near lists hold fewer, the
-    filter points away from the query and its best rows are far apart: with a share of r of what
-    was expected, 1 / r^2 times as many are scored, at most eight times.
+    A list promises the score of its centroid and ``width`` spreads more. The scan ends when k
+    rows that pass were found, and the next list promises less than the worst of these. So a
+    query whose best rows are near one another reads little, and a filter that points away from
+    the query makes the scan go on by itself.
 
     Args:
         centroids: float32 (L, D).
+        spreads: How far the scores of a list's rows lie about that of its centroid, float32 (L,).
         query: float32 (D,).
         starts: Where each list begins in ``order``, int64 (L + 1,).
         order: Rows by list, int32 (M,).
         codes: int8 vectors in that order (M, D).
         scales: Their scales, float32 (M,).
         mask: 1 for rows that pass, uint8.
-        rank: Row -> place by some column, int32; read when ``high >= 0``.
+        rank: Place by some column of the rows in ``order``, int32 (M,); read when ``high >= 0``.
         low: First place that passes.
         high: One after the last place that passes, or -1: the mask alone decides.
-        enough: Passing rows to score.
-        share: Share of the rows that passes, above 0.
-        rows: Heap for the results, int32.
+        width: Spreads that a list may gain on its centroid.
+        k: Results wanted, at most as many as the heap holds.
+        rows: Heap for the results, int32: more than k, as codes are not exact.
         scores: Its scores, float32.
 
     Returns:
-        ``(results, scored)``. Fewer results than the heap holds are all there are.
+        ``(results, scored)``. Fewer than k results are all there are.
     """
     lists = len(centroids)
     open_scores, open_lists = np.empty(lists, dtype=np.float32), np.empty(lists, dtype=np.int32)
+    length, largest = np.float32(0.0), np.float32(0.0)
+    for place in range(len(query)):
+        length += query[place] * query[place]
+        largest = max(largest, abs(query[place]))
+    gain = np.float32(width) * np.sqrt(length)
     for place in range(lists):
-        _push(open_scores, open_lists, place, _dot(centroids[place], query), np.int32(place))
+        promise = _dot(centroids[place], query) + gain * spreads[place]
+        _push(open_scores, open_lists, place, promise, np.int32(place))
     code = _round_query(query)
-    least = enough / share
-    count, scored, seen, waiting = 0, 0, 0, lists
-    judged = False
-    while waiting > 0:
+    unit = np.float32(127.0) / largest if largest > 0 else np.float32(0.0)  # of the code's scores
+    best_scores, best_rows = np.empty(k, dtype=np.float32), np.empty(k, dtype=np.int32)
+    count, best, scored, waiting = 0, 0, 0, lists
+    while waiting > 0 and (best < k or open_scores[0] * unit >= best_scores[0]):
         chosen = open_lists[0]
         waiting -= 1
         _pop(open_scores, open_lists, waiting)
         for place in range(starts[chosen], starts[chosen + 1]):
+            if high >= 0 and not low <= rank[place] < high:
+                continue
             row = order[place]
-            if mask[row] and (high < 0 or low <= rank[row] < high):
+            if mask[row]:
                 scored += 1
                 score = np.float32(_dot8(codes[place], code)) * scales[place]
-                count = _offer(scores, rows, count, score, row)
-        seen += starts[chosen + 1] - starts[chosen]
-        if seen >= least and not judged:
-            judged = True
-            part = scored / enough
-            if part < _LITTLE:
-                enough = int(enough * min(_MOST, 1.0 / max(part * part, 1e-3)))
-        if judged and scored >= enough and count == len(rows):
-            break
+                if count < len(rows) or score >= scores[0]:
+                    count = _offer(scores, rows, count, score, row)
+                    if best < k or score >= best_scores[0]:
+                        best = _offer(best_scores, best_rows, best, score, row)
     return count, scored

@@ -17,12 +17,14 @@ from embedworks.index.filtered._lists import scan_lists
 from embedworks.index.filtered.graph import Graph, quantize
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Choice
+from embedworks.index.filtered.search_graph import SearchGraph
 from embedworks.index.where import Condition
 
 __all__ = ["Plans", "Prepared"]
 
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _SEEDS = 12
+_WIDEST = 1024  # rows in the beam of a walk over all rows
 _SAMPLE = 256
 _AWAY = -1.0  # standard errors by which rows that pass are farther from the query than others
 _NO_RANK = np.zeros(1, dtype=np.int32)
@@ -115,14 +117,23 @@ class Plans:
     ) -> None:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
         self.built = len(graph.links) if graph is not None else 0
+        self.search_graph = None
+        if graph is not None and lists is not None:
+            self.search_graph = SearchGraph(graph, lists)
         self.codes, self.scales = quantize(vectors[: self.built])
         self.exact = ExactIndex(vectors, similarity="dot")
         self.copies = {name: vectors[self.order(name)] for name in ordered}
-        has = (("lists", lists), ("graph", graph), ("two-hop", graph))
+        has = (
+            ("lists", lists),
+            ("post-filter", self.search_graph),
+            ("graph", graph),
+            ("two-hop", graph),
+        )
         self.walks = tuple(name for name, part in has if part is not None)
         self.probes = np.random.default_rng(0).permutation(self.built)[:1024]
         self._some = self.probes[:_SAMPLE].astype(np.int32)
         self._some_codes, self._some_scales = self.codes[self._some], self.scales[self._some]
+        self._ranks: dict[str, np.ndarray] = {}
         self._local = threading.local()
 
     def nbytes(self) -> dict[str, int]:
@@ -130,9 +141,12 @@ class Plans:
         return {
             "vectors": self.vectors.nbytes,
             "ordered copies": sum(copy.nbytes for copy in self.copies.values()),
-            "lists": 0 if self.lists is None else self.lists.nbytes(),
+            "lists": (0 if self.lists is None else self.lists.nbytes())
+            + sum(rank.nbytes for rank in self._ranks.values()),
             "codes": self.codes.nbytes + self.scales.nbytes,
-            "graph": 0 if self.graph is None else self.graph.nbytes(),
+            "graph": sum(
+                part.nbytes() for part in (self.graph, self.search_graph) if part is not None
+            ),
         }
 
     def order(self, name: str) -> np.ndarray:
@@ -203,6 +217,8 @@ class Plans:
             found: tuple[int, _Heap] | None = self.by_codes(query, k, ready.early)
         elif choice.plan == "lists":
             found = self._in_lists(query, k, ready, choice)
+        elif choice.plan == "post-filter":
+            found = self._after_the_walk(query, k, ready, choice)
         else:
             found = self._in_graph(query, k, ready, choice)
         if found is None:
@@ -226,23 +242,55 @@ class Plans:
     def _in_lists(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
     ) -> tuple[int, _Heap]:
-        """Scan lists until ``choice.ef`` rows that pass were scored."""
+        """Scan lists until the next one, ``choice.ef`` spreads above its centroid, is too far."""
         lists = self.lists
         assert lists is not None
-        share = max(1, ready.matching or ready.count) / len(self.vectors)
-        mask, rank, low, high = ready.alive, _NO_RANK, 0, -1
-        visited = choice.ef / share  # with few, looking up each is cheaper than a mask of all
-        if ready.run is not None and "mask" not in ready.__dict__ and 8 * visited < self.built:
-            name, low, high = ready.run
-            rank = self.table.rank(name)
-        else:
+        rank, low, high = _NO_RANK, 0, -1
+        if ready.run is None:
             mask = ready.mask
+        else:
+            mask, (name, low, high) = ready.alive, ready.run
+            rank = self._rank_in_lists(name)
         heap = _heap(2 * k + _SPARE)
         count, _ = scan_lists(
-            lists.centroids, query, lists.starts, lists.order, lists.codes, lists.scales,
-            mask, rank, low, high, max(choice.ef, len(heap[0])), share, *heap,
+            lists.centroids, lists.spreads, query, lists.starts, lists.order, lists.codes,
+            lists.scales, mask, rank, low, high, choice.ef, k, *heap,
         )  # fmt: skip
         return count, heap
+
+    def _rank_in_lists(self, name: str) -> np.ndarray:
+        """Return the places of rows in a column's order, in the order of the lists."""
+        found = self._ranks.get(name)
+        if found is None:
+            assert self.lists is not None
+            found = self._ranks[name] = self.table.rank(name)[self.lists.order]
+        return found
+
+    def _after_the_walk(
+        self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[int, _Heap] | None:
+        """Walk all rows, so widely that about ``choice.ef`` of those found pass; then filter.
+
+        The best of all rows that pass are the best that pass, so only these few are tested. None
+        when fewer than k pass, or so many would be needed that another plan is cheaper.
+        """
+        assert self.search_graph is not None
+        share = max(1, ready.matching or ready.count) / len(self.vectors)
+        keep = 2 * k + _SPARE
+        width = int(max(choice.ef, keep) / share)
+        if width > _WIDEST:
+            return None
+        rows, scores = self.search_graph.near(query, width)
+        if ready.filter is not None:
+            passes = ready.filter.test(rows)
+            if ready.removed:
+                passes &= ready.alive[rows]
+        elif ready.removed:
+            passes = ready.alive[rows]
+        else:
+            return min(keep, len(rows)), (rows[:keep], scores[:keep])
+        kept = np.flatnonzero(passes)[:keep]
+        return None if len(kept) < k else (len(kept), (rows[kept], scores[kept]))
 
     def _in_graph(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
@@ -252,7 +300,7 @@ class Plans:
         assert graph is not None
         mask, built = ready.mask, len(graph.links)
         passing = ready.count if built == len(mask) else int(np.count_nonzero(mask[:built]))
-        heap = _heap(max(choice.ef, k))
+        heap = _heap(max(int(choice.ef), k))
         limit = max(4 * len(heap[0]) * graph.links.shape[1], passing + passing // 2)
         seeds = self.probes[mask[self.probes] == 1][:_SEEDS].astype(np.int32)
         code = quantize(query[None])[0][0]

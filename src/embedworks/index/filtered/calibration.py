@@ -16,11 +16,12 @@ from embedworks.index.filtered.planner import Calibration, WalkPoint
 __all__ = ["measure", "queries_near"]
 
 #: ``answer(plan, width, query, mask)`` returns rows found, or None when the walk gave up.
-Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray | None]
+Answer = Callable[[str, float, np.ndarray, np.ndarray], np.ndarray | None]
 
 _SHARES = (1.0, 0.5, 0.2, 0.05, 0.02, 0.005)
-_WIDTHS = {
-    "lists": (50, 100, 200, 400, 800, 1600, 3200, 6400),
+_WIDTHS: dict[str, tuple[float, ...]] = {
+    "lists": (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8),
+    "post-filter": (24, 40, 64, 96, 128, 192, 256, 384),
     "graph": (12, 16, 24, 32, 64, 128),
     "two-hop": (12, 16, 24, 32, 64, 128),
 }
@@ -68,7 +69,7 @@ def measure(
     Args:
         exact: The index's vectors; gives the truth.
         alive: 1 for rows that are not removed, uint8 (M,).
-        plans: Walks that the index has: of ``"lists"``, ``"graph"``, ``"two-hop"``.
+        plans: Walks that the index has: of `embedworks.index.filtered.planner.WALKS`.
         scans: ``scan(query, rows)`` scores rows: exactly, and by their codes where there are any.
         answer: Carries out a walk.
         lists: Clusters of the rows.
@@ -172,7 +173,8 @@ def _walks(plan: str, share: float, world: Any, answer: Answer) -> list[WalkPoin
         microseconds = float(np.median(times))
         away = min(recalls)
         points.append(WalkPoint(plan, share, width, recalls[0], microseconds, away))
-        if away >= _GOOD or (recalls[0] >= _GOOD and away < _HOPELESS):
+        hopeless = plan != "lists" and away < _HOPELESS  # lists widen by themselves
+        if away >= _GOOD or (recalls[0] >= _GOOD and hopeless):
             break
     return points
 

@@ -27,6 +27,8 @@ class InvertedLists:
         order: Rows by list, int32 (M,).
         codes: int8 vectors in that order (M, D).
         scales: What an integer product is multiplied with, float32 (M,).
+        spreads: Root mean square of the distances between a list's rows and its centroid along
+            one direction of D, float32 (L,).
     """
 
     centroids: np.ndarray
@@ -34,6 +36,7 @@ class InvertedLists:
     order: np.ndarray
     codes: np.ndarray
     scales: np.ndarray
+    spreads: np.ndarray
 
     @classmethod
     def build(
@@ -87,11 +90,30 @@ class InvertedLists:
         if not sound:
             raise ValueError("the inverted lists do not hold every row once")
         codes, scales = quantize(vectors[order])
-        return cls(centroids, starts, order, codes, scales)
+        spreads = _spreads(vectors, centroids, starts, order)
+        return cls(centroids, starts, order, codes, scales, spreads)
 
     def nbytes(self) -> int:
         """Return the bytes of everything."""
         return sum(
             array.nbytes
-            for array in (self.centroids, self.starts, self.order, self.codes, self.scales)
+            for array in (
+                self.centroids,
+                self.starts,
+                self.order,
+                self.codes,
+                self.scales,
+                self.spreads,
+            )
         )
+
+
+def _spreads(
+    vectors: np.ndarray, centroids: np.ndarray, starts: np.ndarray, order: np.ndarray
+) -> np.ndarray:
+    spreads = np.zeros(len(centroids), dtype=np.float32)
+    for place, centroid in enumerate(centroids):
+        inside = vectors[order[starts[place] : starts[place + 1]]]
+        if len(inside):
+            spreads[place] = np.sqrt(np.mean((inside - centroid) ** 2))
+    return spreads

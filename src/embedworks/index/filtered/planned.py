@@ -37,14 +37,15 @@ from embedworks.index.where import Condition
 
 __all__ = ["PLANS", "FilteredIndex"]
 
-PLANS = ("auto", "exact", "codes", "lists", "graph", "two-hop")
+PLANS = ("auto", "exact", "codes", "lists", "post-filter", "graph", "two-hop")
 
 _KIND = "filtered"
 _KEPT_FILTERS = 32
 _BATCH = 8  # queries under one filter from which an exact plan is a matrix product
-_FEW = 64  # rows that are scanned without asking the planner
+_FEW = 128  # rows that are scanned without asking the planner: nothing else is cheaper
+_FILTER = (str, Condition)
 _EXACT, _EMPTY = Choice("exact", 0.0), Choice("empty", 0.0)
-_LISTS_WIDTH = 800  # passing rows scored when nothing was measured
+_LISTS_WIDTH = 4.0  # when nothing was measured
 
 
 class FilteredIndex:
@@ -217,9 +218,10 @@ class FilteredIndex:
             QuerySyntaxError: When a filter does not fit the attributes.
         """
         k = check_k(k)
-        check_choice(plan, PLANS, name="plan")
+        if plan not in PLANS:
+            check_choice(plan, PLANS, name="plan")
         queries, margins = self._prepare(queries)
-        if where is None or isinstance(where, str | Condition):
+        if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
             if len(queries) >= _BATCH and ready.count:
                 choice = self._choose(ready, k, plan)
@@ -333,7 +335,9 @@ class FilteredIndex:
             return self.planner.calibration
         plans = self._plans
 
-        def answer(plan: str, width: int, query: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+        def answer(
+            plan: str, width: float, query: np.ndarray, mask: np.ndarray
+        ) -> np.ndarray | None:
             ready = Prepared(None, None, mask, True, self._plans.built)
             found = plans.walk(query, 10, ready, Choice(plan, 0.0, width))
             return None if found is None else found[0]
@@ -391,6 +395,8 @@ class FilteredIndex:
         if ready.matching is None:
             if ready.filter is None:
                 ready.matching = ready.count
+            elif ready.run is not None:
+                ready.matching = ready.run[2] - ready.run[1]
             else:
                 known = ready.filter.cardinality()
                 ready.matching = known.minimum
@@ -414,14 +420,15 @@ class FilteredIndex:
         if plan == "auto" or not codes:
             run = self._run(ready) is not None
             chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes)
-            if chosen.ef and query is not None and self._plans.points_away(query, ready):
+            walks = chosen.ef and chosen.plan != "lists"  # lists widen by themselves
+            if walks and query is not None and self._plans.points_away(query, ready):
                 options = {"run": run, "codes": codes, "away": True}
                 chosen = self.planner.choose(rows, matching, k=k, **options)
             return chosen
         if plan == "codes":
             return Choice(plan, 0.0)
         offered = self.planner.choices(rows, matching, k=k)
-        width = max(_LISTS_WIDTH if plan == "lists" else 64, k)
+        width = _LISTS_WIDTH if plan == "lists" else max(64, k)
         found = next((c.ef for c in offered if c.plan == plan), width)
         return Choice(plan, 0.0, found)
 
@@ -430,7 +437,9 @@ class FilteredIndex:
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """Answer one prepared query; returns rows, scores and the plan's name."""
         choice = self._choose(ready, k, plan, query)
-        if choice.plan == "empty":
+        if choice is _EXACT:
+            return (*self._plans.scan(query, margin, k, ready.rows), "exact")
+        if choice is _EMPTY:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), "empty"
         started = time.perf_counter()
         name, found = choice.plan, None

@@ -15,7 +15,7 @@ from embedworks.errors import FormatError
 
 __all__ = ["WALKS", "Calibration", "Choice", "Explanation", "Planner", "WalkPoint"]
 
-WALKS = ("lists", "graph", "two-hop")
+WALKS = ("lists", "post-filter", "graph", "two-hop")
 
 _LEARNING_RATE = 0.1
 _STEPS = 8  # choices are kept for numbers of matching rows that differ by a ninth or less
@@ -23,6 +23,8 @@ _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
 _AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filters are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
+_AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
+_INSTANT = 1e-3  # microseconds: no walk is faster, whatever a record says
 _CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
 
 
@@ -31,9 +33,9 @@ class WalkPoint:
     """One measurement of a walk over the graph.
 
     Attributes:
-        plan: ``"lists"``, ``"graph"`` or ``"two-hop"``.
+        plan: One of `WALKS`.
         selectivity: Share of the rows that passed.
-        ef: Width of the walk; of ``"lists"``, the passing rows it scores.
+        ef: Width of the walk; of ``"lists"``, the spreads that a list may gain on its centroid.
         recall: Recall@10 against the exact answer under filters that have nothing to do with
             the vectors.
         away: The same under filters that point away from the query.
@@ -42,7 +44,7 @@ class WalkPoint:
 
     plan: str
     selectivity: float
-    ef: int
+    ef: float
     recall: float
     microseconds: float
     away: float = 0.0
@@ -96,7 +98,7 @@ class Choice:
 
     plan: str
     microseconds: float
-    ef: int = 0
+    ef: float = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class Explanation:
             lines.append(f"filter: {self.where}")
         for choice in self.choices:
             mark = "->" if choice == self.chosen else "  "
-            width = f" ef={choice.ef}" if choice.ef else ""
+            name = "width" if choice.plan == "lists" else "ef"
+            width = f" {name}={choice.ef:g}" if choice.ef else ""
             lines.append(f"{mark} {choice.plan}{width}: about {choice.microseconds:,.0f} us")
         if self.beside:
             many = " Build anew: they are many." if 10 * self.beside > self.rows else ""
@@ -242,11 +245,19 @@ class Planner:
 
     def _walk(self, plan: str, share: float, k: int, *, away: bool) -> Choice | None:
         """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
+        if plan == "post-filter" and share < _AFTER_FROM:
+            return None
         best: dict[float, WalkPoint] = {}
-        allowed = _AWAY_SHORTFALL if away else _SHORTFALL
+        allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
         needed = 1 - (1 - self.target_recall) * allowed
         for point in self.calibration.walks:
-            recall = point.away if away and point.selectivity < 1 else point.recall
+            if point.selectivity <= 0:
+                continue
+            recall = point.recall
+            if point.selectivity < 1 and plan == "lists":
+                recall = min(recall, point.away)  # they widen by themselves
+            elif point.selectivity < 1 and away:
+                recall = point.away
             if point.plan == plan and recall >= needed:
                 held = best.get(point.selectivity)
                 if held is None or point.ef < held.ef:
@@ -259,6 +270,9 @@ class Planner:
         part = 0.0
         if high.selectivity > low.selectivity:
             part = math.log(share / low.selectivity) / math.log(high.selectivity / low.selectivity)
-        cost = low.microseconds ** (1 - part) * high.microseconds**part
+        fast, slow = max(_INSTANT, low.microseconds), max(_INSTANT, high.microseconds)
+        cost = fast ** (1 - part) * slow**part
         wider = max(1.0, k / 10)
+        if plan == "lists":  # what they find hardly depends on the filter: one width for all
+            return Choice(plan, cost * wider, max(point.ef for point in best.values()))
         return Choice(plan, cost * wider, math.ceil(max(low.ef, high.ef) * wider))

@@ -156,9 +156,13 @@ def add_residual_scores(
 ) -> None:
     """Add MaxSim of documents with decoded tokens, for 16 query tokens; none is written out.
 
+    Eight bytes are added up at a time: the sums, which a loop must write and read again, are then
+    touched an eighth as often.
+
     Args:
         similarities: Float32 (C, 16): every centroid with every query token.
-        tables: Float32 (code bytes, 256, 16), see `byte_tables`.
+        tables: Float32 (P, 256, 16), see `byte_tables`; with P below the number of code bytes only
+            the first P of every code are read.
         nearest: Centroid of every token, (T,).
         codes: Codes of every token, (T, code bytes).
         scales: What to multiply every token with, (T,), in units of ``unit``.
@@ -170,6 +174,7 @@ def add_residual_scores(
     """
     best = np.empty(LANES, dtype=np.float32)
     sums = np.empty(LANES, dtype=np.float32)
+    eights = len(tables) - len(tables) % 8
     for place in range(len(documents)):
         document = documents[place]
         best[:] = -np.inf
@@ -178,7 +183,22 @@ def add_residual_scores(
             scale = np.float32(scales[token]) * unit
             for lane in range(LANES):
                 sums[lane] = similarities[row, lane]
-            for byte in range(codes.shape[1]):
+            for byte in range(0, eights, 8):
+                a, b, c, d = byte, byte + 1, byte + 2, byte + 3
+                e, f, g, h = byte + 4, byte + 5, byte + 6, byte + 7
+                code_a, code_b = codes[token, a], codes[token, b]
+                code_c, code_d = codes[token, c], codes[token, d]
+                code_e, code_f = codes[token, e], codes[token, f]
+                code_g, code_h = codes[token, g], codes[token, h]
+                for lane in range(LANES):
+                    sums[lane] += (
+                        (tables[a, code_a, lane] + tables[b, code_b, lane])
+                        + (tables[c, code_c, lane] + tables[d, code_d, lane])
+                    ) + (
+                        (tables[e, code_e, lane] + tables[f, code_f, lane])
+                        + (tables[g, code_g, lane] + tables[h, code_h, lane])
+                    )
+            for byte in range(eights, len(tables)):
                 code = codes[token, byte]
                 for lane in range(LANES):
                     sums[lane] += tables[byte, code, lane]

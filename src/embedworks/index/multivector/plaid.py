@@ -29,6 +29,8 @@ _ARRAYS = (
     "offsets", "nearest", "codes", "scales", "axes", "centroids", "edges", "codewords",
 )  # fmt: skip
 _SAMPLE = 32  # tokens per centroid that the codec is learned from
+_FIRST = 8  # bytes of a code that the third stage reads at least
+_SHARE = 0.3  # of a code's bytes that it reads, in steps of 8
 
 
 def default_centroids(tokens: int) -> int:
@@ -46,14 +48,17 @@ def default_centroids(tokens: int) -> int:
 
 
 class PlaidIndex:
-    """Documents of many vectors each, compressed, searched in three stages.
+    """Documents of many vectors each, compressed, searched in four stages.
 
     1. The ``probes`` centroids nearest to each query token name the documents to look at.
     2. These are scored with every token taken for its centroid; the ``candidates`` best stay.
-    3. These are scored with decoded tokens; the k best are returned.
+    3. These are scored with the first bytes of the codes, which have most of the variance; the
+       ``finalists`` best stay. A code of fewer than 16 bytes has no such part: the stage is left
+       out, and all candidates are finalists.
+    4. These are scored with decoded tokens; the k best are returned.
 
     Scores are MaxSim with decoded tokens, sums in float32. Against `MaxSimIndex` the codes cost
-    a little accuracy and the first two stages may lose a document.
+    a little accuracy and the first three stages may lose a document.
 
     Args:
         documents: One array (T, D) per document, or a `TokenMatrix`.
@@ -70,8 +75,8 @@ class PlaidIndex:
             refuses, zero vectors under cosine, and arguments out of range.
 
     Paper: Santhanam et al. 2022, arXiv 2205.09707, section 4. Differences: `ResidualCodec`'s;
-    instead of two centroid stages with a threshold there is one over all documents found; the
-    last stage adds up tables of bytes and writes no decoded token out.
+    instead of two centroid stages with a threshold there is one over all documents found, and one
+    with part of the codes; the last two add up tables of bytes and write no decoded token out.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -288,6 +293,7 @@ class PlaidIndex:
         mask: np.ndarray | None = None,
         probes: int = 8,
         candidates: int | None = None,
+        finalists: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return about the best ``min(k, matching)`` documents of every query.
 
@@ -297,7 +303,9 @@ class PlaidIndex:
             mask: Boolean array (M,); only documents where it is True can be returned.
             probes: Centroids looked up per query token. Where they name fewer than k matching
                 documents their number is doubled until they do.
-            candidates: Documents scored with decoded tokens; None takes ``max(128, 4 k)``.
+            candidates: Documents scored with the first bytes of their codes; None takes
+                ``max(256, 16 k)``.
+            finalists: Documents scored with decoded tokens; None takes ``max(64, 4 k)``.
 
         Returns:
             ``(ids, scores)``, int64 and float32 of shape (Q, k'), sorted by score, equal scores
@@ -311,7 +319,8 @@ class PlaidIndex:
         """
         k = check_k(k)
         check_in_range(probes, name="probes", low=1)
-        fine = max(128, 4 * k) if candidates is None else max(k, check_k(candidates))
+        middle = max(256, 16 * k) if candidates is None else max(k, check_k(candidates))
+        fine = max(64, 4 * k) if finalists is None else max(k, check_k(finalists))
         if getattr(queries, "ndim", 3) != 3:
             raise ShapeError("queries must be a list of arrays (U, D), one per query.")
         mask = self._present(mask)
@@ -324,7 +333,7 @@ class PlaidIndex:
             if wanted:
                 lanes = self._lanes(self.codec.turn(checked))
                 found = self._candidates(lanes, wanted, probes, mask)
-                best, values = self._score(lanes, found, wanted, fine)
+                best, values = self._score(lanes, found, wanted, middle, fine)
                 ids[number], scores[number] = best, values
         return ids, scores
 
@@ -363,23 +372,42 @@ class PlaidIndex:
         lanes: list[tuple[np.ndarray, np.ndarray, int]],
         found: np.ndarray,
         wanted: int,
+        middle: int,
         fine: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score by centroids, then the best by decoded tokens; return the best documents."""
-        if len(found) > fine:
+        """Score by centroids, then by more and more of the codes; return the best documents."""
+        codec = self.codec
+        if len(found) > middle:
             rough = np.zeros(len(found))
             for _, similarities, used in lanes:
                 add_centroid_scores(similarities, self._nearest, self.offsets, found, used, rough)
-            best = np.argpartition(rough, len(rough) - fine)[-fine:]
-            found = np.sort(found[best])
-        exact = np.zeros(len(found))
-        tables = np.empty((self.codec.code_bytes, 256, LANES), dtype=np.float32)
-        for query, similarities, used in lanes:
-            byte_tables(query, self.codec.codewords, self.codec.edges, tables)
-            add_residual_scores(
-                similarities, tables, self._nearest, self._codes, self._scales, SCALE_UNIT,
-                self.offsets, found, used, exact,
-            )  # fmt: skip
-        values = exact.astype(np.float32)
+            found = _best(found, rough, middle)
+        tables = np.empty((len(lanes), codec.code_bytes, 256, LANES), dtype=np.float32)
+        for (query, _, _), table in zip(lanes, tables, strict=True):
+            byte_tables(query, codec.codewords, codec.edges, table)
+        if codec.code_bytes >= 2 * _FIRST and len(found) > fine:
+            first = max(_FIRST, int(_SHARE * codec.code_bytes) // 8 * 8)
+            found = _best(found, self._decoded(lanes, tables[:, :first], found), fine)
+        values = self._decoded(lanes, tables, found).astype(np.float32)
         order = np.lexsort((found, -values))[:wanted]
         return found[order], values[order]
+
+    def _decoded(
+        self,
+        lanes: list[tuple[np.ndarray, np.ndarray, int]],
+        tables: np.ndarray,
+        found: np.ndarray,
+    ) -> np.ndarray:
+        """Score documents with as many bytes of the codes as there are tables."""
+        scores = np.zeros(len(found))
+        for (_, similarities, used), table in zip(lanes, tables, strict=True):
+            add_residual_scores(
+                similarities, table, self._nearest, self._codes, self._scales, SCALE_UNIT,
+                self.offsets, found, used, scores,
+            )  # fmt: skip
+        return scores
+
+
+def _best(found: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
+    """Return the ``count`` documents of highest score, ascending."""
+    return np.sort(found[np.argpartition(scores, len(scores) - count)[-count:]])

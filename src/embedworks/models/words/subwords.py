@@ -99,7 +99,7 @@ class FastText(PredictionSettings):
             [[word, *(size + np.searchsorted(used, own))] for word, own in enumerate(numbers)]
         ).astype(np.int32)
         starts = np.cumsum([0, *(1 + len(own) for own in numbers)]).astype(np.int64)
-        inputs = 2 * start_rows(size + len(used), run.dim, run.seed)
+        inputs = start_rows(size + len(used), run.dim, run.seed)
         outputs = np.zeros((size, run.dim), dtype=np.float32)
         walk_texts(skipgram_texts, self, corpus, run, inputs, outputs, pieces, starts)
         sums = np.add.reduceat(inputs[pieces], starts[:-1], axis=0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedworks._core.seeding import generator
 from embedworks._core.validation import check_in_range, check_vectors
 from embedworks.errors import InputError, ShapeError
 
@@ -21,6 +22,7 @@ __all__ = [
     "fit_leace",
     "fit_procrustes",
     "fit_whitening",
+    "random_projection",
 ]
 
 
@@ -110,6 +112,33 @@ def fit_whitening(
     order = np.argsort(-values, kind="stable")[:kept]
     scale = np.sqrt(np.maximum(values[order], floor * values.max()))
     return VectorTransform("whitening", mean, axes[:, order] / scale, np.zeros(kept))
+
+
+def random_projection(width: int, dim: int, *, seed: int = 0) -> VectorTransform:
+    """Return a drawn map from D to D' dimensions that about keeps distances; it learns nothing.
+
+    ``x -> x R / sqrt(D')`` with standard normal R. A squared distance is right on average, with a
+    relative standard deviation of ``sqrt(2 / D')``; all distances among N vectors are within
+    ``1 +- eps`` with a chance of at least ``1 - 1/N`` when ``D' >= 12 ln N / (eps^2 - eps^3 / 3)``
+    or so (Johnson and Lindenstrauss 1984). `fit_whitening` with ``dim`` keeps more of real
+    vectors, whose variance lies in few directions, but has to see some first.
+
+    Args:
+        width: Number of dimensions D that go in.
+        dim: Number D' that come out.
+        seed: Vectors of two seeds cannot be compared.
+
+    Raises:
+        InputError: When a number is below 1, or ``dim`` is above ``width``.
+
+    Example:
+        >>> random_projection(300, 64)(np.ones((2, 300))).shape
+        (2, 64)
+    """
+    check_in_range(width, name="width", low=1)
+    check_in_range(dim, name="dim", low=1, high=width)
+    drawn = generator(seed, "random projection", width, dim).standard_normal((width, dim))
+    return VectorTransform("random projection", np.zeros(width), drawn / dim**0.5, np.zeros(dim))
 
 
 def fit_component_removal(

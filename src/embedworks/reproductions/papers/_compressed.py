@@ -35,10 +35,15 @@ class Pairs:
 def title_vectors(settings: Mapping[str, Any], context: Context, *, seed: int) -> Pairs:
     """Return titles as queries and all abstracts as documents; a seed draws its own 80 %.
 
-    Validation and test have questions of their own and search the same documents.
+    Validation and test have questions of their own and search the same documents. With a setting
+    ``held_out``, so many further pairs are never trained on; their titles join the test.
     """
-    world: RetrievalWorld = acl_retrieval(settings["rows"], queries=settings["queries"], seed=0)
+    held_out = settings.get("held_out", 0)
+    world: RetrievalWorld = acl_retrieval(
+        settings["rows"] + held_out, queries=settings["queries"], seed=0
+    )
     rows = list(world.train)
+    trained = len(rows) - held_out
     texts = [str(row.positive) for row in rows]
     tasks = {"validation": world.validation, "test": world.test}
     place: dict[str, int] = {}
@@ -55,17 +60,25 @@ def title_vectors(settings: Mapping[str, Any], context: Context, *, seed: int) -
     asked = [list(task.queries.values()) for task in tasks.values()]
     every = frozen([*texts, *titles, *asked[0], *asked[1]])
     parts = np.split(every, np.cumsum([len(texts), len(titles), len(asked[0])]))
-    drawn = np.random.default_rng([seed, 1]).permutation(len(rows))[: len(rows) * 4 // 5]
+    drawn = np.random.default_rng([seed, 1]).permutation(trained)[: trained * 4 // 5]
+    questions = {
+        name: Questions(
+            list(task.queries), vectors, np.array([place[query] for query in task.queries])
+        )
+        for (name, task), vectors in zip(tasks.items(), parts[2:])
+    }
+    if held_out:
+        test = questions["test"]
+        questions["test"] = Questions(
+            [*test.ids, *(str(row.positive_id) for row in rows[trained:])],
+            np.concatenate([test.vectors, parts[1][trained:]]),
+            np.concatenate([test.positives, np.arange(trained, len(rows))]),
+        )
     return Pairs(
         documents=parts[0],
         queries=parts[1][drawn],
         positives=drawn.astype(np.int64),
-        questions={
-            name: Questions(
-                list(task.queries), vectors, np.array([place[query] for query in task.queries])
-            )
-            for (name, task), vectors in zip(tasks.items(), parts[2:])
-        },
+        questions=questions,
     )
 
 

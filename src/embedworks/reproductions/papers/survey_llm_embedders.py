@@ -125,8 +125,6 @@ class PromptStudent:
         )  # fmt: skip
         if both_ways:
             make_bidirectional(self.model)
-        # One tokeniser call for many texts on a GPU; packs that fit the cache on a CPU.
-        self.tokens = 1024 if device == "cpu" else 32_768
         self._centre: VectorTransform | None = None
 
     def centre(self, texts: Sequence[str]) -> None:
@@ -137,11 +135,7 @@ class PromptStudent:
         """Return unit vectors (N, D)."""
         parts = []
         if self.what in ("dense", "both"):
-            parts.append(
-                encode_batched(
-                    self.model, list(texts), tokens_per_batch=self.tokens, show_progress=False
-                )[0]
-            )
+            parts.append(encode_batched(self.model, list(texts), show_progress=False)[0])
         if self.what in ("sparse", "both"):
             said = next_token_vectors(self.model, texts, batch_size=64, show_progress=False)
             parts.append(unit_rows(said.toarray()))
