@@ -78,6 +78,16 @@ def test_the_words_that_save_most_come_first():
     assert frequent_split_words(texts, tokenizer, 9, min_count=99) == []
 
 
+def test_pieces_of_the_vocabulary_are_left_alone():
+    # "zebra" is a piece here, but " zebra" is none: adding it would take the piece away.
+    tokenizer = train_tokenizer(["zebra"] * 9, 270)
+    assert "zebra" in tokenizer.get_vocab()
+    assert len(tokenizer.tokenize(" zebra")) > 1
+    assert frequent_split_words(["a zebra"] * 9, tokenizer, 3) == []
+    body = new_model("bert", tokenizer, dim=16, layers=1, heads=2)
+    assert add_tokens(body, ["zebra"]) == ()
+
+
 def test_what_is_refused(model):
     with pytest.raises(EmptyInputError, match="no words"):
         add_tokens(model, [])

@@ -50,8 +50,9 @@ def frequent_split_words(
         words = _words(plain, backend)
         found.update(word for word in words if word.isalnum() and not word.isdecimal())
     gains: dict[str, int] = {}
+    known = tokenizer.get_vocab()
     for word, times in found.items():
-        if times >= min_count:
+        if times >= min_count and word not in known:
             pieces = len(_pieces(tokenizer, word))
             if pieces >= min_pieces:
                 gains[word] = times * (pieces - 1)
@@ -69,7 +70,8 @@ def add_tokens(model: Any, words: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         model: A ``SentenceTransformer`` over a transformer with a fast tokenizer.
-        words: Words without white space; those that are one token already are left out.
+        words: Words without white space; those that are one token already, or a
+            piece of the vocabulary, are left out.
 
     Returns:
         The words that were added, in order.
@@ -111,7 +113,8 @@ def add_tokens(model: Any, words: Sequence[str]) -> tuple[str, ...]:
         ) from error
     _backend(tokenizer)
     pieces = {word: _pieces(tokenizer, word) for word in asked}
-    new = [word for word in asked if len(pieces[word]) > 1]
+    known = tokenizer.get_vocab()
+    new = [word for word in asked if len(pieces[word]) > 1 and word not in known]
     if not new:
         return ()
     # The space before a word is part of it where pieces carry their spaces.
