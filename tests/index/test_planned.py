@@ -165,6 +165,20 @@ def test_filters_that_point_away_from_the_query(built, monkeypatch):
     assert hits / total >= TARGET
 
 
+def test_a_process_scans_until_loading_the_other_plans_pays(built, monkeypatch):
+    collection, query = Collection.open(built), clustered(1, 2)[0]
+    exact = Collection.open(built, index="exact").search(vector=query, mode="dense")
+    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: 4e5)
+    monkeypatch.setattr(_planned, "_lost", [])
+    monkeypatch.setattr(_planned, "_is_loaded", lambda: False)
+    for _ in range(2):
+        assert collection.search(vector=query, mode="dense") == exact
+        assert graph_of(collection)._scans_once_more(0, 10, None)
+    told = collection.explain(vector=query, mode="dense", k=5)
+    assert any("scan once more" in step for step in told.plan)
+    assert not graph_of(collection)._scans_once_more(1, 10, None)
+
+
 def test_what_was_built_is_read_and_not_made_again(path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("built again")

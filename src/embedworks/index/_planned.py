@@ -7,6 +7,7 @@ cache folder, taken over by the next versions for the rows that stay.
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 import warnings
@@ -44,6 +45,7 @@ _STALE = 0.1  # share from which `prepare` and `compact` build it anew
 _UNIT = 1e-5  # how far from 1 a norm may be for the vectors to be used as they are
 _BATCH = 8  # queries from which a scan costs what it does in a batch
 _PLANS = ("codes", *WALKS)
+_LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
 _SAMPLE = 256  # rows by which it is seen whether a filter points away from a query
 _AWAY = -1.0  # standard errors
 _WALKED = {
@@ -208,7 +210,8 @@ class PlannedDense:
         count = len(vectors)
         choice = self.choices(count, k, mask)[0]
         queries = self.exact.prepare(vectors, allow_zero=True)
-        if choice.plan == "exact" or not count or not queries.any(axis=1).all():
+        scans = choice.plan == "exact" or not count or not queries.any(axis=1).all()
+        if scans or self._scans_once_more(count, k, mask):
             return list(zip(*self.exact.search(vectors, k, mask=mask, allow_zero=True)))
         results: list[tuple[np.ndarray, np.ndarray]] = [(_NOTHING, _NOTHING)] * count
         away = self._points_away(queries, mask)
@@ -250,7 +253,7 @@ class PlannedDense:
             return [exact]
         late = total - built if mask is None else int(np.count_nonzero(mask[built:]))
         beside = self.calibration.per_row * late
-        planner = self._index.planner
+        planner = self._planner
         found = planner.choices(total, matching, k=k, codes=True)
         if away:
             widths = {choice.plan: choice.ef for choice in found}
@@ -273,6 +276,9 @@ class PlannedDense:
             steps[0] += "; not " + ", ".join(map(_told, others))
         if chosen.plan == "exact":
             return (*steps, self.exact.plan(matching))
+        if not _is_loaded():
+            once = "scan once more: the compiled code of the others takes a second to load"
+            return (*steps, once, self.exact.plan(matching))
         steps.append(
             f"{_WALKED[chosen.plan]}, built over {built:,} rows, then exact cosines of the best "
             "rows met"
@@ -297,6 +303,24 @@ class PlannedDense:
             )
             return False
         return True
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner(self.calibration, _TARGET_RECALL)
+
+    def _scans_once_more(self, queries: int, k: int, mask: np.ndarray | None) -> bool:
+        """Whether to scan because the code of the cheaper plan would first have to be loaded.
+
+        It is loaded when scans instead of it have cost as much as loading: a process that
+        searches a few times never waits, and none takes more than twice what was possible.
+        """
+        if _is_loaded():
+            return False
+        choices = self.choices(queries, k, mask)
+        scan = next(choice for choice in choices if choice.plan == "exact")
+        with self._lock:
+            _lost.append(queries * (scan.microseconds - choices[0].microseconds))
+            return sum(_lost) < _LOADING
 
     def _points_away(self, queries: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """Say for which queries (Q, D) the rows that pass are farther than others, by a sample."""
@@ -323,6 +347,11 @@ class PlannedDense:
 
 
 _NOTHING = np.empty(0)
+_lost: list[float] = []  # microseconds by which scans were slower than the cheapest plan
+
+
+def _is_loaded() -> bool:
+    return "embedworks.index.filtered._lists" in sys.modules
 
 
 def _bitmap(mask: np.ndarray | None) -> Bitmap | None:

@@ -49,7 +49,7 @@ class Collection(Reading):
 
     Dense search scans all rows that pass, exactly, as long as that is quick. A large collection,
     or one made with ``index="planned"``, also gets a graph, inverted lists and int8 codes; each
-    search then takes the plan that is cheapest, with a recall of 0.95 or more where it is not exact.
+    search then takes the plan that is cheapest, with a recall of 0.95 or more unless it is exact.
 
     Example:
         >>> import tempfile
