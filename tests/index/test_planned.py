@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,9 +26,12 @@ from embedworks.errors import (
 from embedworks.index import _planned, check_collection
 from embedworks.index._graph_rows import check_graph, renumber_graph
 from embedworks.index._planned import PlannedDense
+from embedworks.index._structures import Structures
 from embedworks.index.collection import Collection
 from embedworks.index.exact import ExactIndex
-from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered import _plans
+from embedworks.index.filtered.graph import Graph, quantize
+from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtering import evaluate
 
 pytest.importorskip("lancedb")
@@ -126,10 +130,70 @@ def test_answers_are_those_of_a_scan(built):
     assert check_against_scan(built, searches=30)
 
 
-@pytest.mark.parametrize(("scan", "plans"), [(1e-3, {"exact"}), (1e6, {"graph", "two-hop"})])
+@pytest.mark.parametrize(("scan", "plans"), [(1e-3, {"exact"}), (1e6, {"lists", "codes"})])
 def test_answers_do_not_depend_on_what_scans_cost(built, monkeypatch, scan, plans):
     monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: scan)
-    assert check_against_scan(built, searches=30) & plans
+    assert check_against_scan(built, searches=30) >= plans
+
+
+@pytest.mark.parametrize("plan", ["codes", "lists", "graph", "two-hop"])
+def test_every_plan_finds_what_a_scan_finds(path, monkeypatch, plan):
+    collection = Collection.open(path)
+    collection.add(make_rows([f"n{n}" for n in range(150)], 3), clustered(150, 3))
+    collection.remove([f"c{n}" for n in range(0, ROWS, 16)])
+    monkeypatch.setattr(_planned, "_PLANS", (plan,))
+    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: 1e6)
+    taken = check_against_scan(path, searches=20, seed=6)
+    assert plan in taken
+    assert taken <= {plan, "exact"}
+
+
+def test_filters_that_point_away_from_the_query(built, monkeypatch):
+    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: 1e6)
+    collection = Collection.open(built)
+    planned, exact = graph_of(collection), ExactIndex(collection.vectors)
+    hits = total = 0
+    for query in clustered(20, 31):
+        scores = collection.vectors @ query
+        mask = scores < np.quantile(scores, 0.4)
+        assert planned._points_away(query[None], mask).all()
+        assert not planned._points_away(query[None], ~mask).any()
+        truth = exact.search(query[None], 10, mask=mask)[0][0]
+        rows = planned.search(query[None], 10, mask)[0][0]
+        assert mask[rows].all()
+        hits, total = hits + len(np.intersect1d(rows, truth)), total + len(truth)
+    assert hits / total >= TARGET
+
+
+def test_a_process_scans_until_loading_the_other_plans_pays(built, monkeypatch):
+    collection, query = Collection.open(built), clustered(1, 2)[0]
+    exact = Collection.open(built, index="exact").search(vector=query, mode="dense")
+    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: 4e5)
+    monkeypatch.setattr(_planned, "_lost", [])
+    monkeypatch.setattr(_planned, "_is_loaded", lambda: False)
+    for _ in range(2):
+        assert collection.search(vector=query, mode="dense") == exact
+        assert graph_of(collection)._scans_once_more(0, 10, None)
+    told = collection.explain(vector=query, mode="dense", k=5)
+    assert any("scan once more" in step for step in told.plan)
+    assert not graph_of(collection)._scans_once_more(1, 10, None)
+
+
+def test_what_was_built_is_read_and_not_made_again(path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("built again")
+
+    for target in (Graph, InvertedLists):
+        monkeypatch.setattr(target, "build", refuse)
+    monkeypatch.setattr(_plans, "quantize", refuse)
+    collection = Collection.open(path)
+    collection.add(make_rows(["n1"]), clustered(1, 3))
+    for opened in (collection, Collection.open(path)):
+        built = graph_of(opened).built
+        assert isinstance(built.codes.base, np.memmap) or isinstance(built.codes, np.memmap)
+        assert (
+            graph_of(opened)._index.search(clustered(3, 2), 5, plan="lists").plans == ["lists"] * 3
+        )
 
 
 def test_changes_time_travel_and_compaction(path):
@@ -289,7 +353,9 @@ def test_bad_rows_are_refused_and_the_graph_stays(path):
     assert graph_of(Collection.open(path)).late == 0
 
 
-@pytest.mark.parametrize("damage", ["header", "newer", "short", "missing", "numbers", "rows"])
+@pytest.mark.parametrize(
+    "damage", ["header", "newer", "short", "missing", "numbers", "twice", "rows"]
+)
 def test_a_damaged_graph_costs_speed_and_nothing_else(path, damage):
     folder = next(path.glob("cache/v*/graph"))
     links = folder / "links.npy"
@@ -306,6 +372,10 @@ def test_a_damaged_graph_costs_speed_and_nothing_else(path, damage):
         links.unlink()
     elif damage == "numbers":  # the right size, and names rows that are not there
         np.save(links, np.full_like(np.load(links), 10**9))
+    elif damage == "twice":  # a row that is in two lists, and one that is in none
+        order = np.load(folder / "list_order.npy")
+        order[0] = order[1]
+        np.save(folder / "list_order.npy", order)
     else:
         header = json.loads((folder / "index.json").read_text())
         header["settings"]["rows"] = 7
@@ -400,9 +470,42 @@ def test_renumbering_equals_its_loop(seed, share, shuffled):
     assert tall[above].all()
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_lists_of_the_rows_that_stay_equal_their_loop(shuffled):
+    rng = np.random.default_rng(3)
+    vectors = clustered(300, 3)
+    built = Structures.build(vectors)
+    rows = np.flatnonzero(rng.random(300) < 0.6)
+    rows = rng.permutation(rows) if shuffled else rows
+    kept = built.kept(rows)
+    kept.check(DIM)
+    number = {old: new for new, old in enumerate(rows.tolist())}
+    for place in range(len(built.lists.centroids)):
+        old = built.lists.order[built.lists.starts[place] : built.lists.starts[place + 1]]
+        new = kept.lists.order[kept.lists.starts[place] : kept.lists.starts[place + 1]]
+        assert new.tolist() == [number[row] for row in old.tolist() if row in number]
+    for codes, scales, order in (
+        (kept.codes, kept.scales, np.arange(len(rows))),
+        (kept.lists.codes, kept.lists.scales, kept.lists.order),
+    ):
+        expected, scale = quantize(vectors[rows][order])
+        np.testing.assert_array_equal(codes, expected)
+        np.testing.assert_array_equal(scales, scale)
+
+
+@pytest.mark.parametrize("part", ["starts", "order", "codes", "scales"])
+def test_structures_that_do_not_fit_are_refused(part):
+    built = Structures.build(clustered(300, 3))
+    short = replace(built.lists, **{part: getattr(built.lists, part)[:-1]})
+    with pytest.raises(FormatError, match="inverted lists"):
+        replace(built, lists=short).check(DIM)
+    with pytest.raises(FormatError, match="inverted lists"):
+        built.check(DIM + 1)
+
+
 def test_a_taken_over_graph_is_the_same_when_nothing_changed():
     vectors = clustered(2_000, 0)
     made = PlannedDense.build(ExactIndex(vectors), show_progress=False)
     again = made.taken_over(ExactIndex(vectors.copy()), np.arange(2_000))
-    assert again.graph is made.graph
+    assert again.built is made.built
     assert made.taken_over(ExactIndex(vectors[:, :5].copy()), np.arange(2_000)) is None

@@ -1,12 +1,13 @@
-"""Dense search of one version by the cheapest plan: an exact scan, or a walk over a graph.
+"""Dense search of one version by the cheapest plan: scans, inverted lists, walks over a graph.
 
-The graph is a cache like the postings: made from the version's vectors, kept in its cache folder,
-taken over by the next versions for the rows that stay.
+Graph, lists and codes are a cache like the postings: made from the version's vectors, kept in its
+cache folder, taken over by the next versions for the rows that stay.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 import warnings
@@ -21,11 +22,10 @@ import numpy as np
 from embedworks._core.progress import progress
 from embedworks._core.validation import normalize_rows
 from embedworks.errors import DataWarning, FormatError
-from embedworks.index._graph_rows import check_graph, renumber_graph
 from embedworks.index._saved_arrays import load_arrays, save_arrays
+from embedworks.index._structures import ARRAYS, Structures
 from embedworks.index.exact import ExactIndex
-from embedworks.index.filtered.graph import Graph
-from embedworks.index.filtered.planner import Calibration, Choice, Planner
+from embedworks.index.filtered.planner import WALKS, Calibration, Choice, Planner
 
 if TYPE_CHECKING:
     from embedworks.index._bitmaps import Bitmap
@@ -37,7 +37,6 @@ INDEXES = ("auto", "exact", "planned")
 GRAPH_FOLDER = "graph"
 
 _KIND = "collection graph"
-_ARRAYS = ("links", "upper_place", "upper_links")
 _LEAST_ROWS = 2_000  # with fewer a scan is quicker whatever the dimension
 _PAYS_FROM = 10_000_000  # rows x dimensions from which "auto" builds a graph
 _TARGET_RECALL = 0.95
@@ -45,7 +44,16 @@ _MOST_CHANGED = 0.25  # share of rows added or removed up to which a graph is ta
 _STALE = 0.1  # share from which `prepare` and `compact` build it anew
 _UNIT = 1e-5  # how far from 1 a norm may be for the vectors to be used as they are
 _BATCH = 8  # queries from which a scan costs what it does in a batch
-_WALKS = ("graph", "two-hop")
+_PLANS = ("codes", *WALKS)
+_LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
+_SAMPLE = 256  # rows by which it is seen whether a filter points away from a query
+_AWAY = -1.0  # standard errors
+_WALKED = {
+    "codes": "scan the int8 codes of the rows that pass",
+    "lists": "scan the codes in the inverted lists nearest to the query",
+    "graph": "walk over the graph",
+    "two-hop": "walk over the graph, through rows that do not pass",
+}
 
 
 def wants_graph(index: str, rows: int, dim: int) -> bool:
@@ -75,19 +83,19 @@ class _ScanCost:
 
 @dataclass(frozen=True, eq=False)
 class PlannedDense:
-    """A graph over the first G of a version's M rows, and what every plan costs.
+    """Graph, lists and codes of the first G of a version's M rows, and what every plan costs.
 
     Attributes:
         exact: The version's vectors; all scores come from here, whatever the plan.
-        graph: Links between rows 0 to G - 1; the others are scored beside it.
-        calibration: What the walks cost.
+        built: What was built over rows 0 to G - 1; the others are scored beside it.
+        calibration: What the other plans cost.
         alone: What a scan costs for one query.
         batch: What it costs per query of many.
-        removed: Rows taken out of the graph since it was built.
+        removed: Rows taken out of what was built since.
     """
 
     exact: ExactIndex
-    graph: Graph
+    built: Structures
     calibration: Calibration
     alone: _ScanCost
     batch: _ScanCost
@@ -98,19 +106,19 @@ class PlannedDense:
 
     @classmethod
     def build(cls, exact: ExactIndex, *, show_progress: bool | None = None) -> PlannedDense:
-        """Build the graph over all vectors and measure the plans on this machine."""
-        label = f"Graph of {len(exact):,} rows"
+        """Build everything over all vectors and measure the plans on this machine."""
+        label = f"Graph and lists of {len(exact):,} rows"
         with progress(label, enabled=show_progress):
             vectors = _unit_vectors(exact)
-            graph = Graph.build(vectors, similarity="cosine")
+            built = Structures.build(vectors)
         alone, batch = _scan_cost(exact, 1), _scan_cost(exact, 64)
-        index = _assemble(vectors, graph, Calibration())
-        made = cls(exact, graph, index.calibrate(), alone, batch)
+        index = _assemble(vectors, built, Calibration())
+        made = cls(exact, built, index.calibrate(), alone, batch)
         made.__dict__["_index"] = index
         return made
 
     def taken_over(self, exact: ExactIndex, places: np.ndarray) -> PlannedDense | None:
-        """Return the graph for another version's rows, or None when too much has changed.
+        """Return this for another version's rows, or None when too much has changed.
 
         Args:
             exact: The other version's vectors (N, D).
@@ -118,7 +126,7 @@ class PlannedDense:
         """
         if exact.vectors.shape[1:] != self.exact.vectors.shape[1:]:
             return None
-        built = len(self.graph.links)
+        built = len(self.built)
         same = (places >= 0) & (places < built)
         rows = np.flatnonzero(same)
         for start in range(0, len(rows), 65_536):
@@ -132,19 +140,19 @@ class PlannedDense:
             return None
         kept = places[:count].astype(np.int64)
         whole = count == built and bool((kept == np.arange(built)).all())
-        graph = self.graph if whole else renumber_graph(self.graph, kept)
-        return PlannedDense(exact, graph, self.calibration, self.alone, self.batch, removed)
+        structures = self.built if whole else self.built.kept(kept)
+        return PlannedDense(exact, structures, self.calibration, self.alone, self.batch, removed)
 
     def save(self, folder: Path) -> None:
-        """Write the graph as a folder, all or nothing.
+        """Write what was built as a folder, all or nothing.
 
         Raises:
             StorageError: When the disk is full or not writable.
         """
-        arrays = {name: getattr(self.graph, name) for name in _ARRAYS}
+        arrays = self.built.arrays()
         settings = {
             "rows": len(self.exact),
-            "entry": self.graph.entry,
+            "entry": self.built.graph.entry,
             "removed": self.removed,
             "calibration": self.calibration.to_dict(),
             "alone": [self.alone.base, self.alone.per_row],
@@ -161,14 +169,13 @@ class PlannedDense:
             NotFoundError: When there is none.
             FormatError: When it is damaged, of another version or of other rows.
         """
-        settings, arrays = load_arrays(folder, _KIND, _ARRAYS, mapped=_ARRAYS)
+        settings, arrays = load_arrays(folder, _KIND, ARRAYS, mapped=ARRAYS)
         try:
             _check_settings(settings, arrays, exact, folder, verify=verify)
-            links, place, upper = (np.asarray(arrays[name]) for name in _ARRAYS)
-            graph = Graph(links, place, upper, int(settings["entry"]))
+            built = Structures.of(arrays, int(settings["entry"]))
             calibration = Calibration.from_dict(settings["calibration"])
             alone, batch = (_ScanCost(*map(float, settings[n])) for n in ("alone", "batch"))
-            return cls(exact, graph, calibration, alone, batch, int(settings["removed"]))
+            return cls(exact, built, calibration, alone, batch, int(settings["removed"]))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise
@@ -176,24 +183,22 @@ class PlannedDense:
 
     @property
     def late(self) -> int:
-        """Rows added since the graph was built."""
-        return len(self.exact) - len(self.graph.links)
+        """Rows added since graph and lists were built."""
+        return len(self.exact) - len(self.built)
 
     @property
     def is_stale(self) -> bool:
         """Whether it should be built anew: too many rows have changed, or it is damaged."""
-        if self._checked_graph is None:
+        if not self._sound:
             return True
         return self.late + self.removed > _STALE * len(self.exact)
 
     def memory(self) -> dict[str, int]:
-        """Return the bytes of the graph and, once it has been searched, of what a walk needs."""
-        parts = {"graph": self.graph.nbytes()}
+        """Return the bytes of each part."""
+        parts = self.built.nbytes()
         index = self.__dict__.get("_index")
-        if index is not None:
-            parts["codes"] = index.memory().get("codes", 0)
-            if index.vectors is not self.exact.vectors:
-                parts["unit vectors"] = int(index.vectors.nbytes)
+        if index is not None and index.vectors is not self.exact.vectors:
+            parts["unit vectors"] = int(index.vectors.nbytes)
         return parts
 
     # Searching.
@@ -202,38 +207,68 @@ class PlannedDense:
         self, vectors: np.ndarray, k: int, mask: np.ndarray | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return ``(rows, scores)`` per query: exactly min(k, matching) of them."""
-        choice = self.choices(len(vectors), k, mask)[0]
+        count = len(vectors)
+        choice = self.choices(count, k, mask)[0]
         queries = self.exact.prepare(vectors, allow_zero=True)
-        if choice.plan not in _WALKS or not len(queries) or not queries.any(axis=1).all():
+        scans = choice.plan == "exact" or not count or not queries.any(axis=1).all()
+        if scans or self._scans_once_more(count, k, mask):
             return list(zip(*self.exact.search(vectors, k, mask=mask, allow_zero=True)))
-        found = self._index.search(queries, k, where=_bitmap(mask), plan=choice.plan)
-        results = []
-        for query, rows in zip(queries, found.rows, strict=True):
-            scores = self.exact.scores(query, rows)
-            order = np.lexsort((rows, -scores))
-            results.append((rows[order], scores[order]))
+        results: list[tuple[np.ndarray, np.ndarray]] = [(_NOTHING, _NOTHING)] * count
+        away = self._points_away(queries, mask)
+        where = _bitmap(mask)
+        for apart in (False, True):
+            numbers = np.flatnonzero(away == apart)
+            if not len(numbers):
+                continue
+            plan = self.choices(len(numbers), k, mask, away=True)[0].plan if apart else choice.plan
+            if plan == "exact":
+                some = self.exact.search(vectors[numbers], k, mask=mask)
+                for number, *found in zip(numbers, *some, strict=True):
+                    results[number] = (found[0], found[1])
+                continue
+            met = self._index.search(queries[numbers], k, where=where, plan=plan)
+            for number, rows in zip(numbers, met.rows, strict=True):
+                scores = self.exact.scores(queries[number], rows)
+                order = np.lexsort((rows, -scores))
+                results[number] = (rows[order], scores[order])
         return results
 
-    def choices(self, queries: int, k: int, mask: np.ndarray | None) -> list[Choice]:
-        """Return the possible plans with their predicted cost per query, cheapest first."""
-        total, built = len(self.exact), len(self.graph.links)
+    def choices(
+        self, queries: int, k: int, mask: np.ndarray | None, *, away: bool = False
+    ) -> list[Choice]:
+        """Return the possible plans with their predicted cost per query, cheapest first.
+
+        Args:
+            queries: How many are asked together.
+            k: Results wanted.
+            mask: Rows that pass; None is all.
+            away: Whether the filter points away from the queries. Then a walk must have been
+                measured to find enough there too, at the width it has for other queries.
+        """
+        total, built = len(self.exact), len(self.built)
         matching = total if mask is None else int(np.count_nonzero(mask))
         cost = self.batch if queries >= _BATCH else self.alone
         exact = Choice("exact", cost.of(matching))
-        if matching <= k or self._checked_graph is None:
+        if matching <= k or not self._sound:
             return [exact]
         late = total - built if mask is None else int(np.count_nonzero(mask[built:]))
         beside = self.calibration.per_row * late
-        walks = [
+        planner = self._planner
+        found = planner.choices(total, matching, k=k, codes=True)
+        if away:
+            widths = {choice.plan: choice.ef for choice in found}
+            apart = planner.choices(total, matching, k=k, codes=True, away=True)
+            found = [choice for choice in apart if choice.ef <= widths.get(choice.plan, -1)]
+        others = [
             Choice(choice.plan, choice.microseconds + beside, choice.ef)
-            for choice in self._index.explain(k, where=_bitmap(mask)).choices
-            if choice.plan in _WALKS
+            for choice in found
+            if choice.plan in _PLANS
         ]
-        return sorted([exact, *walks], key=lambda choice: choice.microseconds)
+        return sorted([exact, *others], key=lambda choice: choice.microseconds)
 
     def explain(self, k: int, mask: np.ndarray | None) -> tuple[str, ...]:
         """Say in words which plan one query takes, and what the others would cost."""
-        total, built = len(self.exact), len(self.graph.links)
+        total, built = len(self.exact), len(self.built)
         matching = total if mask is None else int(np.count_nonzero(mask))
         chosen, *others = self.choices(1, k, mask)
         steps = [f"planner: {_told(chosen)}"]
@@ -241,21 +276,24 @@ class PlannedDense:
             steps[0] += "; not " + ", ".join(map(_told, others))
         if chosen.plan == "exact":
             return (*steps, self.exact.plan(matching))
+        if not _is_loaded():
+            once = "scan once more: the compiled code of the others takes a second to load"
+            return (*steps, once, self.exact.plan(matching))
         steps.append(
-            f"walk over the graph of {built:,} rows, then exact cosines of the "
-            f"{max(chosen.ef, k):,} best rows met"
+            f"{_WALKED[chosen.plan]}, built over {built:,} rows, then exact cosines of the best "
+            "rows met"
         )
         if built < total:
-            steps.append(f"score {total - built:,} rows added since the graph was built beside it")
+            steps.append(f"score {total - built:,} rows added since it was built beside it")
         return tuple(steps)
 
     # Private parts.
 
     @cached_property
-    def _checked_graph(self) -> Graph | None:
-        """The graph, or None when its files turn out to be damaged."""
+    def _sound(self) -> bool:
+        """Whether the files of graph and lists hold what they should."""
         try:
-            check_graph(self.graph)
+            self.built.check(self.exact.vectors.shape[1])
         except FormatError as error:
             warnings.warn(
                 f"A graph in the cache is damaged: {error} Searches scan instead; delete the "
@@ -263,17 +301,57 @@ class PlannedDense:
                 DataWarning,
                 stacklevel=2,
             )
-            return None
-        return self.graph
+            return False
+        return True
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner(self.calibration, _TARGET_RECALL)
+
+    def _scans_once_more(self, queries: int, k: int, mask: np.ndarray | None) -> bool:
+        """Whether to scan because the code of the cheaper plan would first have to be loaded.
+
+        It is loaded when scans instead of it have cost as much as loading: a process that
+        searches a few times never waits, and none takes more than twice what was possible.
+        """
+        if _is_loaded():
+            return False
+        choices = self.choices(queries, k, mask)
+        scan = next(choice for choice in choices if choice.plan == "exact")
+        with self._lock:
+            _lost.append(queries * (scan.microseconds - choices[0].microseconds))
+            return sum(_lost) < _LOADING
+
+    def _points_away(self, queries: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """Say for which queries (Q, D) the rows that pass are farther than others, by a sample."""
+        away = np.zeros(len(queries), dtype=bool)
+        if mask is None:
+            return away
+        from embedworks.index.filtered._kernels import leaning
+
+        rows = np.random.default_rng(0).integers(0, len(self.built), _SAMPLE)
+        codes, scales = self.built.codes[rows], self.built.scales[rows]
+        passing = mask[rows].astype(np.uint8)
+        for number, query in enumerate(queries):
+            away[number] = leaning(codes, scales, query, passing) < _AWAY
+        return away
 
     @property
     def _index(self) -> FilteredIndex:
         with self._lock:
             index: FilteredIndex | None = self.__dict__.get("_index")
             if index is None:
-                index = _assemble(_unit_vectors(self.exact), self.graph, self.calibration)
+                index = _assemble(_unit_vectors(self.exact), self.built, self.calibration)
                 self.__dict__["_index"] = index
             return index
+
+
+_NOTHING = np.empty(0)
+_lost: list[float] = []  # microseconds by which scans were slower than the cheapest plan
+
+
+def _is_loaded() -> bool:
+    return "embedworks.index.filtered._lists" in sys.modules
 
 
 def _bitmap(mask: np.ndarray | None) -> Bitmap | None:
@@ -282,7 +360,7 @@ def _bitmap(mask: np.ndarray | None) -> Bitmap | None:
     return None if mask is None else Bitmap(mask)
 
 
-def _assemble(vectors: np.ndarray, graph: Graph, calibration: Calibration) -> FilteredIndex:
+def _assemble(vectors: np.ndarray, built: Structures, calibration: Calibration) -> FilteredIndex:
     # Compiled walks take about a second to import: collections that scan do without them.
     from embedworks.index._bitmaps import BitmapTable
     from embedworks.index.filtered.planned import FilteredIndex
@@ -292,8 +370,9 @@ def _assemble(vectors: np.ndarray, graph: Graph, calibration: Calibration) -> Fi
         BitmapTable(len(vectors)),
         similarity="cosine",
         alive=np.ones(len(vectors), dtype=np.uint8),
-        graph=graph,
-        lists=None,
+        graph=built.graph,
+        lists=built.lists,
+        codes=(built.codes, built.scales),
         planner=Planner(calibration, _TARGET_RECALL),
     )
 

@@ -27,7 +27,7 @@ from embedworks.index.exact import ExactIndex
 
 __all__ = ["CACHE_VERSION", "Snapshot"]
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 METADATA_KEY = b"embedworks"
 _FILES = ("rows.arrow", "vectors.npy", "norms.npy", "mean.npy", "covariance.npy")
 

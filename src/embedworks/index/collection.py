@@ -48,8 +48,8 @@ class Collection(Reading):
     structures are made when a version is first searched, or by `prepare`.
 
     Dense search scans all rows that pass, exactly, as long as that is quick. A large collection,
-    or one made with ``index="planned"``, also gets a graph; each search then takes the plan
-    that is cheapest, with a recall of 0.95 or more where it walks.
+    or one made with ``index="planned"``, also gets a graph, inverted lists and int8 codes; each
+    search then takes the plan that is cheapest, with a recall of 0.95 or more unless it is exact.
 
     Example:
         >>> import tempfile
@@ -110,7 +110,7 @@ class Collection(Reading):
                 ``"hybrid"``, `HybridSettings.to_dict` of what searches use unless told
                 otherwise.
             index: How dense search works, kept with the collection: ``"exact"`` scans the rows
-                that pass, ``"planned"`` builds a graph too and takes the cheapest plan,
+                that pass, ``"planned"`` builds graph and lists and takes the cheapest plan,
                 ``"auto"`` does so from 10,000,000 numbers (rows times dimensions) on. Fewer than
                 2,000 rows are always scanned.
             overwrite: Replace what an existing collection holds, in one commit.

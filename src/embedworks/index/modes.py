@@ -150,7 +150,7 @@ def dense(
 ) -> list[Ranked]:
     """Rank by cosine similarity: exactly min(k, matching) rows.
 
-    Exact, unless a graph is there and the planner finds a walk over it cheaper.
+    Exact, unless graph and lists are there and the planner finds a plan over them cheaper.
     """
     vectors = queries.need_vectors("dense")
     if searchable.planned is not None:

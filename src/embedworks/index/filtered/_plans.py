@@ -105,6 +105,7 @@ class Plans:
         graph: Graph over the first rows, or None.
         lists: Inverted lists over the same rows, or None.
         ordered: Columns by which a second copy of the vectors is kept.
+        codes: What `quantize` gives for the rows of the graph, when it is known.
     """
 
     def __init__(
@@ -114,13 +115,14 @@ class Plans:
         graph: Graph | None,
         lists: InvertedLists | None,
         ordered: Sequence[str],
+        codes: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
         self.built = len(graph.links) if graph is not None else 0
         self.search_graph = None
         if graph is not None and lists is not None:
             self.search_graph = SearchGraph(graph, lists)
-        self.codes, self.scales = quantize(vectors[: self.built])
+        self.codes, self.scales = codes or quantize(vectors[: self.built])
         self.exact = ExactIndex(vectors, similarity="dot")
         self.copies = {name: vectors[self.order(name)] for name in ordered}
         has = (

@@ -77,6 +77,7 @@ class FilteredIndex:
         lists: InvertedLists | None,
         planner: Planner,
         ordered: Sequence[str] = (),
+        codes: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         if len(table) != len(vectors) or len(alive) != len(vectors):
             raise ShapeError(
@@ -87,7 +88,7 @@ class FilteredIndex:
         self.ordered = tuple(ordered)
         self._alive, self._removed = alive, not alive.all()
         self._kept: OrderedDict[Any, Prepared] = OrderedDict()
-        self._plans = Plans(vectors, table, graph, lists, self.ordered)
+        self._plans = Plans(vectors, table, graph, lists, self.ordered, codes)
         self._largest = float(self._plans.exact.largest)
 
     @classmethod
