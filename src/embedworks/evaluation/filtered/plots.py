@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 
+from embedworks._core.svg import (
+    AXIS,
+    COLOURS,
+    GREY,
+    INK,
+    PAPER,
+    svg_document,
+    svg_line,
+    svg_text,
+)
 from embedworks.evaluation.filtered.report import CellReport, FilteredReport, Point
 
 __all__ = ["render_filtered_curves", "render_filtered_speeds"]
 
-_INK, _GREY, _GRID = "#1f2933", "#6b7280", "#e1e6eb"
-_COLOURS = ("#1f5fa8", "#c2571a", "#2d8659", "#8e44ad", "#b8860b", "#0f8b8d", "#a83254", "#5d6d7e")
 _MARKS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M-3.6-3.6h7.2v7.2h-7.2z",
@@ -27,15 +34,15 @@ class _Style:
     def __init__(self, report: FilteredReport) -> None:
         single = report.single_methods
         self.of: dict[str, tuple[str, str]] = {
-            name: (_COLOURS[n % len(_COLOURS)], _MARKS[n // len(_COLOURS) % len(_MARKS)])
+            name: (COLOURS[n % len(COLOURS)], _MARKS[n // len(COLOURS) % len(_MARKS)])
             for n, name in enumerate(single)
         }
         planners = [name for name in report.methods if name in report.planners]
-        self.of |= {name: (_INK, _MARKS[3 - n % 2]) for n, name in enumerate(planners)}
+        self.of |= {name: (INK, _MARKS[3 - n % 2]) for n, name in enumerate(planners)}
 
     def mark(self, method: str, x: float, y: float, *, filled: bool = True) -> str:
         colour, path = self.of[method]
-        fill = colour if filled else "#fbfcfd"
+        fill = colour if filled else PAPER
         return (
             f'<path d="{path}" transform="translate({x:.1f} {y:.1f})" fill="{fill}" '
             f'stroke="{colour}" stroke-width="1.2"/>'
@@ -48,7 +55,7 @@ class _Style:
             room = 30 + 6.7 * len(method)
             if x + room > width - 10:
                 x, y = 20.0, y + 20
-            parts += [self.mark(method, x, y - 4), _text(x + 11, y, method, _INK, size=12)]
+            parts += [self.mark(method, x, y - 4), svg_text(x + 11, y, method, INK, size=12)]
             x += room
         return parts, y + 16
 
@@ -79,20 +86,22 @@ def render_filtered_speeds(report: FilteredReport) -> str:
 
     title = f"Queries a second at recall@{report.settings.get('k', 10)} of {recall:g} or more"
     legend, top = style.legend(width, 52.0)
-    parts = [_text(16, 26, title, _INK, size=15, weight="600"), *legend]
+    parts = [svg_text(16, 26, title, INK, size=15, weight="600"), *legend]
     bottom = top + step * len(report.cells)
     for power in range(low, high + 1):
-        parts.append(_line(x(10**power), top, x(10**power), bottom))
-        parts.append(_text(x(10**power), bottom + 18, f"{10**power:,}", _GREY, "middle", size=12))
+        parts.append(svg_line(x(10**power), top, x(10**power), bottom))
+        parts.append(svg_text(x(10**power), bottom + 18, f"{10**power:,}", GREY, "middle", size=12))
     for place, cell in enumerate(report.cells):
         y = top + step * (place + 0.5)
-        parts.append(_line(left, y, width - 30, y))
-        parts.append(_text(left - 10, y + 4, cell.name, _INK, "end", size=12))
+        parts.append(svg_line(left, y, width - 30, y))
+        parts.append(svg_text(left - 10, y + 4, cell.name, INK, "end", size=12))
         parts += [style.mark(point.method, x(point.qps), y) for point in found[cell.name]]
         if not found[cell.name]:
-            parts.append(_text(left + 8, y + 4, "no method reaches it", _GREY, size=12))
+            parts.append(svg_text(left + 8, y + 4, "no method reaches it", GREY, size=12))
     decided = [f"{c.name}: {b.method} {b.qps:,.0f}" for c in report.cells if (b := report.best(c))]
-    return _svg(width, bottom + 30, f"{title}. Best single methods: {'; '.join(decided)}", parts)
+    return svg_document(
+        width, bottom + 30, f"{title}. Best single methods: {'; '.join(decided)}", parts
+    )
 
 
 def render_filtered_curves(report: FilteredReport, *, columns: int = 4) -> str:
@@ -112,12 +121,12 @@ def render_filtered_curves(report: FilteredReport, *, columns: int = 4) -> str:
     width = 20 + side * columns
     legend, top = style.legend(width, 52.0)
     title = "Queries a second over recall: up and right is better"
-    parts = [_text(16, 26, title, _INK, size=15, weight="600"), *legend]
+    parts = [svg_text(16, 26, title, INK, size=15, weight="600"), *legend]
     for place, cell in enumerate(report.cells):
         origin = 10 + side * (place % columns), top + tall * (place // columns)
         parts += _panel(cell, report, style, origin, (side, tall))
     rows = math.ceil(len(report.cells) / columns)
-    return _svg(width, top + tall * rows + 8, f"{title}; {len(report.cells)} cells", parts)
+    return svg_document(width, top + tall * rows + 8, f"{title}; {len(report.cells)} cells", parts)
 
 
 def _panel(
@@ -140,14 +149,14 @@ def _panel(
     def y(qps: float) -> float:
         return bottom - (math.log10(qps) - low) / (high - low) * (bottom - top)
 
-    parts = [_text(left, origin[1] + 14, cell.name, _INK, size=12, weight="600")]
+    parts = [svg_text(left, origin[1] + 14, cell.name, INK, size=12, weight="600")]
     for power in range(low, high + 1):
-        parts.append(_line(left, y(10**power), right, y(10**power)))
-        parts.append(_text(left - 5, y(10**power) + 4, _short(10**power), _GREY, "end", size=11))
+        parts.append(svg_line(left, y(10**power), right, y(10**power)))
+        parts.append(svg_text(left - 5, y(10**power) + 4, _short(10**power), GREY, "end", size=11))
     for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-        parts.append(_text(x(tick), bottom + 15, f"{tick:g}", _GREY, "middle", size=11))
+        parts.append(svg_text(x(tick), bottom + 15, f"{tick:g}", GREY, "middle", size=11))
     wanted = x(max(_LOW_RECALL, report.target_recall))
-    parts.append(_line(wanted, top, wanted, bottom, colour="#9aa5b1", dash="3 3"))
+    parts.append(svg_line(wanted, top, wanted, bottom, AXIS, dash="3 3"))
     for method in style.of:
         points = sorted(
             (p for p in shown if p.method == method), key=lambda point: (point.recall, -point.qps)
@@ -169,37 +178,3 @@ def _curve(
 
 def _short(number: float) -> str:
     return f"{number / 1000:g}k" if number >= 1000 else f"{number:g}"
-
-
-def _line(
-    x1: float, y1: float, x2: float, y2: float, *, colour: str = _GRID, dash: str = ""
-) -> str:
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{dashed}/>'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    colour: str,
-    anchor: str = "start",
-    *,
-    size: int = 13,
-    weight: str = "400",
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" '
-        f'font-size="{size}" font-weight="{weight}">{html.escape(text)}</text>'
-    )
-
-
-def _svg(width: float, height: float, summary: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" role="img" aria-label="{html.escape(summary)}" '
-        'font-family="system-ui, -apple-system, Segoe UI, sans-serif">'
-        f'<rect width="100%" height="100%" rx="6" fill="#fbfcfd"/>{"".join(parts)}</svg>\n'
-    )

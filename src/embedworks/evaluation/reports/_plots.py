@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from embedworks._core.svg import axis_ticks
 from embedworks.evaluation.reports._html import clip, esc
 from embedworks.evaluation.statistics.intervals import Difference, Interval
 
@@ -57,7 +58,7 @@ def dot_plot(
     right = 62.0 if gaps else 14.0  # the line at 0 must not run through the values
     ends = [end for _, interval in rows for end in (interval.low, interval.high)]
     ends += [-0.005, 0.005] if gaps else []  # smaller differences are none
-    low, high, ticks = _axis(min(ends), max(ends), 5)
+    low, high, ticks = axis_ticks(min(ends), max(ends), 5, pad=0.06)
 
     def x(value: float) -> float:
         return left + (value - low) / (high - low) * (width - left - right)
@@ -104,8 +105,8 @@ def curve_plot(
 ) -> str:
     """Draw a line over its axes, with the chosen x marked if there is one."""
     width, height, left, right, top, bottom = 470.0, 300.0, 58.0, 18.0, 40.0, 52.0
-    x_low, x_high, x_ticks = _axis(min(x_values), max(x_values), 6, pad=0.0)
-    y_low, y_high, y_ticks = _axis(min(y_values), max(y_values), 5)
+    x_low, x_high, x_ticks = axis_ticks(min(x_values), max(x_values), 6, pad=0.0)
+    y_low, y_high, y_ticks = axis_ticks(min(y_values), max(y_values), 5, pad=0.06)
 
     def x(value: float) -> float:
         return left + (value - x_low) / (x_high - x_low) * (width - left - right)
@@ -170,9 +171,12 @@ def lines_plot(
     places = sorted({a for _, xs, _ in curves for a in xs})
     double = places[0] > 0 and places[-1] >= 8 * places[0]
     scale = math.log2 if double else float
-    x_low, x_high, ticks = _axis(scale(places[0]), scale(places[-1]), 6, pad=0.03)
-    y_low, y_high, y_ticks = _axis(
-        min(b for _, _, ys in curves for b in ys), max(b for _, _, ys in curves for b in ys), 5
+    x_low, x_high, ticks = axis_ticks(scale(places[0]), scale(places[-1]), 6, pad=0.03)
+    y_low, y_high, y_ticks = axis_ticks(
+        min(b for _, _, ys in curves for b in ys),
+        max(b for _, _, ys in curves for b in ys),
+        5,
+        pad=0.06,
     )
     left = 30.0 + 7.2 * max(len(f"{tick:g}") for tick in y_ticks)
 
@@ -361,23 +365,6 @@ def _group_names(
         placed.append((x, half, y))
         texts.append(_text("group-name", x, y + 5, label, "middle"))
     return f'<g aria-hidden="true">{"".join(texts)}</g>'
-
-
-def _axis(
-    low: float, high: float, wanted: int, *, pad: float = 0.06
-) -> tuple[float, float, list[float]]:
-    """Return padded limits and round ticks inside them."""
-    if high <= low:
-        room = abs(low) * 0.1 or 0.5
-        low, high = low - room, high + room
-    room = (high - low) * pad
-    low, high = low - room, high + room
-    raw = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.75)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return low, high, [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
