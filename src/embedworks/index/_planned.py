@@ -51,6 +51,7 @@ _AWAY = -1.0  # standard errors
 _WALKED = {
     "codes": "scan the int8 codes of the rows that pass",
     "lists": "scan the codes in the inverted lists nearest to the query",
+    "post-filter": "walk over the graph through all rows, then filter",
     "graph": "walk over the graph",
     "two-hop": "walk over the graph, through rows that do not pass",
 }

@@ -25,6 +25,7 @@ ARRAYS = (
     "list_order",
     "list_codes",
     "list_scales",
+    "list_spreads",
 )
 
 
@@ -67,9 +68,8 @@ class Structures:
         order = number[lists.order]
         stay = order >= 0
         starts = np.concatenate([[0], np.cumsum(stay, dtype=np.int64)])[lists.starts]
-        kept = InvertedLists(
-            lists.centroids, starts, order[stay], lists.codes[stay], lists.scales[stay]
-        )
+        codes, scales = lists.codes[stay], lists.scales[stay]
+        kept = InvertedLists(lists.centroids, starts, order[stay], codes, scales, lists.spreads)
         graph = renumber_graph(self.graph, rows)
         return Structures(graph, kept, self.codes[rows], self.scales[rows])
 
@@ -87,6 +87,7 @@ class Structures:
             "list_order": lists.order,
             "list_codes": lists.codes,
             "list_scales": lists.scales,
+            "list_spreads": lists.spreads,
         }
 
     @classmethod
@@ -104,13 +105,15 @@ class Structures:
         rows, lists = len(self), self.lists
         sound = (
             lists.centroids.shape == (len(lists.starts) - 1, dim)
+            and lists.spreads.shape == (len(lists.centroids),)
             and self.codes.shape == lists.codes.shape == (rows, dim)
             and self.scales.shape == lists.scales.shape == lists.order.shape == (rows,)
             and all(array.dtype == np.int8 for array in (self.codes, lists.codes))
             and lists.order.dtype == np.int32
             and lists.starts.dtype == np.int64
             and all(
-                array.dtype == np.float32 for array in (lists.centroids, self.scales, lists.scales)
+                array.dtype == np.float32
+                for array in (lists.centroids, lists.spreads, self.scales, lists.scales)
             )
             and (int(lists.starts[0]), int(lists.starts[-1])) == (0, rows)
             and bool((np.diff(lists.starts) >= 0).all())

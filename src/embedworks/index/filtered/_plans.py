@@ -119,15 +119,12 @@ class Plans:
     ) -> None:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
         self.built = len(graph.links) if graph is not None else 0
-        self.search_graph = None
-        if graph is not None and lists is not None:
-            self.search_graph = SearchGraph(graph, lists)
         self.codes, self.scales = codes or quantize(vectors[: self.built])
         self.exact = ExactIndex(vectors, similarity="dot")
         self.copies = {name: vectors[self.order(name)] for name in ordered}
         has = (
             ("lists", lists),
-            ("post-filter", self.search_graph),
+            ("post-filter", graph if lists is not None else None),
             ("graph", graph),
             ("two-hop", graph),
         )
@@ -140,6 +137,7 @@ class Plans:
 
     def nbytes(self) -> dict[str, int]:
         """Return the bytes held, by part."""
+        graphs = self.graph, self.__dict__.get("search_graph")
         return {
             "vectors": self.vectors.nbytes,
             "ordered copies": sum(copy.nbytes for copy in self.copies.values()),
@@ -150,6 +148,12 @@ class Plans:
                 part.nbytes() for part in (self.graph, self.search_graph) if part is not None
             ),
         }
+
+    @cached_property
+    def search_graph(self) -> SearchGraph:
+        """The graph in the order of the lists, made when it is first walked."""
+        assert self.graph is not None and self.lists is not None
+        return SearchGraph(self.graph, self.lists)
 
     def order(self, name: str) -> np.ndarray:
         """Return the rows in the order of a column of single values.
@@ -276,7 +280,6 @@ class Plans:
         The best of all rows that pass are the best that pass, so only these few are tested. None
         when fewer than k pass, or so many would be needed that another plan is cheaper.
         """
-        assert self.search_graph is not None
         share = max(1, ready.matching or ready.count) / len(self.vectors)
         keep = 2 * k + _SPARE
         width = int(max(choice.ef, keep) / share)
