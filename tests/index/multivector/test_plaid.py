@@ -203,6 +203,69 @@ def test_the_three_stages_equal_slow_ones(index):
         assert ids[0].tolist() == expected
 
 
+@pytest.fixture(scope="module")
+def long_codes():
+    """21 bytes a token: the third stage reads 8, and 5 are left when eight are read at a time."""
+    documents = topical(np.random.default_rng(7), 80, dim=40)
+    index = PlaidIndex(documents, bits=4.2, centroids=12, iterations=2)
+    assert index.codec.code_bytes == 21
+    return index
+
+
+def slow_tokens(index, document, count):
+    """Tokens with what the first ``count`` bytes of their codes say."""
+    codec, rows = index.codec, []
+    for token in range(index.offsets[document], index.offsets[document + 1]):
+        row = codec.centroids[index._nearest[token]].astype(float)
+        for byte in range(count):
+            part = slice(codec.edges[byte], codec.edges[byte + 1])
+            row[part] += codec.codewords[part, index._codes[token, byte]]
+        rows.append(row * index._scales[token] * SCALE_UNIT)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("length", [9, 16, 19])
+def test_long_codes_are_scored_in_part_and_whole(long_codes, length):
+    rng = np.random.default_rng(length)
+    query = rng.normal(size=(length, 40))
+    query /= np.linalg.norm(query, axis=1, keepdims=True)
+    turned = query @ long_codes.codec.axes
+    whole = [slow_maxsim(turned, long_codes.document(m)) for m in range(80)]
+    parts = [slow_maxsim(turned, slow_tokens(long_codes, m, 8)) for m in range(80)]
+    everything = {"probes": 12, "candidates": 80}
+    ids, scores = long_codes.search([query], 80, **everything)
+    assert sorted(ids[0]) == list(range(80))
+    np.testing.assert_allclose(scores[0], [whole[m] for m in ids[0]], atol=1e-4)
+    kept = sorted(range(80), key=lambda m: -parts[m])[:7]
+    expected = sorted(kept, key=lambda m: -whole[m])[:5]
+    assert long_codes.search([query], 5, finalists=7, **everything)[0][0].tolist() == expected
+    rough = {
+        m: slow_maxsim(turned, slow_tokens(long_codes, m, 0) / scales(long_codes, m))
+        for m in range(80)
+    }
+    first = sorted(rough, key=lambda m: -rough[m])[:20]
+    kept = sorted(first, key=lambda m: -parts[m])[:7]
+    expected = sorted(kept, key=lambda m: -whole[m])[:5]
+    ids, _ = long_codes.search([query], 5, probes=12, candidates=20, finalists=7)
+    assert ids[0].tolist() == expected
+
+
+def scales(index, document):
+    part = slice(index.offsets[document], index.offsets[document + 1])
+    return index._scales[part, None] * SCALE_UNIT
+
+
+def test_tables_are_products_with_codewords(long_codes):
+    codec = long_codes.codec
+    columns = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+    tables = codec.tables(columns)
+    assert tables.shape == (21, 256, 3)
+    for byte, word, token in [(0, 0, 0), (7, 255, 1), (20, 3, 2)]:
+        axes = range(codec.edges[byte], codec.edges[byte + 1])
+        truth = math.fsum(float(codec.codewords[a, word]) * float(columns[a, token]) for a in axes)
+        assert abs(tables[byte, word, token] - truth) < 1e-5
+
+
 def test_masks_and_large_k(index, documents):
     rng = np.random.default_rng(5)
     for share in (0.0, 0.05, 0.5, 1.0):
@@ -307,6 +370,8 @@ def test_bad_input(index, documents):
         index.search(documents[:1], 1, probes=0)
     with pytest.raises(InputError, match="k must be"):
         index.search(documents[:1], 1, candidates=0)
+    with pytest.raises(InputError, match="k must be"):
+        index.search(documents[:1], 1, finalists=0)
     with pytest.raises(ShapeError, match="list"):
         index.search(documents[0], 1)
     with pytest.raises(ShapeError, match="Query 0"):

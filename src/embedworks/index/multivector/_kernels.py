@@ -15,7 +15,6 @@ __all__ = [
     "LANES",
     "add_centroid_scores",
     "add_residual_scores",
-    "byte_tables",
     "gather_cells",
     "mark_best_rows",
     "mark_documents",
@@ -83,28 +82,6 @@ def maxsim_of_document(tokens: np.ndarray, query: np.ndarray) -> float:
     return total
 
 
-@compile_kernel(types.void, _f32s2, _f32s2, _i64s, types.float32[:, :, ::1])
-def byte_tables(
-    query: np.ndarray, codewords: np.ndarray, edges: np.ndarray, tables: np.ndarray
-) -> None:
-    """Tabulate what every byte of a code adds to the product with 16 query tokens.
-
-    Args:
-        query: Float32 (d, 16), one column per token.
-        codewords: Float32 (d, 256): what an axis is where its byte has a value.
-        edges: Byte b stands for the axes from ``edges[b]`` to ``edges[b + 1]``, (code bytes + 1,).
-        tables: Gets the products, float32 (code bytes, 256, 16).
-    """
-    for place in range(len(tables)):
-        for byte in range(256):
-            for lane in range(LANES):
-                tables[place, byte, lane] = 0.0
-            for dim in range(edges[place], edges[place + 1]):
-                value = codewords[dim, byte]
-                for lane in range(LANES):
-                    tables[place, byte, lane] += value * query[dim, lane]
-
-
 @compile_kernel(
     types.void, types.float32[:, ::1], _u16s, _i64s, _i64s, types.int64, types.float64[::1]
 )
@@ -161,8 +138,8 @@ def add_residual_scores(
 
     Args:
         similarities: Float32 (C, 16): every centroid with every query token.
-        tables: Float32 (P, 256, 16), see `byte_tables`; with P below the number of code bytes only
-            the first P of every code are read.
+        tables: Float32 (P, 256, 16), see `ResidualCodec.tables`; with P below the number of code
+            bytes only the first P of every code are read.
         nearest: Centroid of every token, (T,).
         codes: Codes of every token, (T, code bytes).
         scales: What to multiply every token with, (T,), in units of ``unit``.

@@ -15,7 +15,6 @@ from embedworks.index.multivector._kernels import (
     LANES,
     add_centroid_scores,
     add_residual_scores,
-    byte_tables,
     mark_best_rows,
     mark_documents,
 )
@@ -382,12 +381,12 @@ class PlaidIndex:
             for _, similarities, used in lanes:
                 add_centroid_scores(similarities, self._nearest, self.offsets, found, used, rough)
             found = _best(found, rough, middle)
-        tables = np.empty((len(lanes), codec.code_bytes, 256, LANES), dtype=np.float32)
-        for (query, _, _), table in zip(lanes, tables, strict=True):
-            byte_tables(query, codec.codewords, codec.edges, table)
+        tables = [codec.tables(query) for query, _, _ in lanes]
         if codec.code_bytes >= 2 * _FIRST and len(found) > fine:
             first = max(_FIRST, int(_SHARE * codec.code_bytes) // 8 * 8)
-            found = _best(found, self._decoded(lanes, tables[:, :first], found), fine)
+            found = _best(
+                found, self._decoded(lanes, [table[:first] for table in tables], found), fine
+            )
         values = self._decoded(lanes, tables, found).astype(np.float32)
         order = np.lexsort((found, -values))[:wanted]
         return found[order], values[order]
@@ -395,7 +394,7 @@ class PlaidIndex:
     def _decoded(
         self,
         lanes: list[tuple[np.ndarray, np.ndarray, int]],
-        tables: np.ndarray,
+        tables: list[np.ndarray],
         found: np.ndarray,
     ) -> np.ndarray:
         """Score documents with as many bytes of the codes as there are tables."""

@@ -240,6 +240,20 @@ class ResidualCodec:
         """Turn queries' vectors (U, D) into the axes that are kept, float32 (U, d)."""
         return np.asarray(vectors @ self.axes, dtype=np.float32)
 
+    def tables(self, columns: np.ndarray) -> np.ndarray:
+        """Tabulate what every byte of a code adds to the product with some query tokens.
+
+        Args:
+            columns: Turned query tokens, one per column, float32 (d, U).
+
+        Returns:
+            Float32 (code_bytes, 256, U).
+        """
+        tables = np.empty((self.code_bytes, _CODEWORDS, columns.shape[1]), dtype=np.float32)
+        for table, (first, last) in zip(tables, pairwise(self.edges.tolist()), strict=True):
+            np.matmul(self.codewords[first:last].T, columns[first:last], out=table)
+        return tables
+
     def _words(self, codes: np.ndarray) -> np.ndarray:
         """Return what codes stand for, without the centroids: float32 (N, d)."""
         rest = np.empty((len(codes), len(self.codewords)), dtype=np.float32)
