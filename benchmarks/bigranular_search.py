@@ -46,6 +46,7 @@ from embedworks.index import TwoTierIndex
 from embedworks.index.quantized.two_tier import PAGE
 
 K = 100
+FEW_DIM = 64
 CANDIDATES = (100, 150, 200, 300, 500, 1000)
 Search = Callable[[np.ndarray], np.ndarray]
 
@@ -143,6 +144,39 @@ def searches(name: str, index: Any, total: int) -> dict[str, Search]:
     }
 
 
+def weigh(name: str, index: Any, place: Path, documents: np.ndarray) -> dict[str, float]:
+    """Return what a contestant holds by its own count, and a process that has only it."""
+    float32 = documents.nbytes
+    if isinstance(index, TwoTierIndex):
+        few = np.random.default_rng(0).normal(size=(300, FEW_DIM)).astype(np.float32)
+        size = {"subspaces": 8} if "opq" in name else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 300 vectors are few for 256 codewords
+            TwoTierIndex.build(
+                place.parent / "few" / place.name, few, codes=name.split()[1], storage="float16",
+                **size,
+            )  # fmt: skip
+    command = [sys.executable, __file__, "--memory", name, str(place)]
+    command.append(str(place.parent / "queries.npy"))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    memory = json.loads(done.stdout)
+    facts = {
+        "resident MB": memory["RssAnon"], "resident file MB": memory["RssFile"],
+        "process MB": memory["process"],
+    }  # fmt: skip
+    if isinstance(index, TwoTierIndex):
+        held = sum(index.memory().values())
+        facts["disk MB"] = round(index.disk() / 2**20, 1)
+    else:
+        held = place.stat().st_size
+    return facts | {
+        "memory MB": round(held / 2**20, 2),
+        "memory bytes per document": round(held / len(documents), 2),
+        "float32 over memory": round(float32 / held, 2),
+        "float32 over resident": round(float32 / 2**20 / max(memory["RssAnon"], 0.1), 2),
+    }
+
+
 def resident() -> dict[str, float]:
     """Return the resident memory of this process, in MB: its own, and pages of files."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -155,16 +189,9 @@ def measure_memory(name: str, path: Path, queries: Path) -> None:
     asked = np.load(queries)[:50]
     faiss.omp_set_num_threads(1)
     faiss.IndexFlatIP(asked.shape[1]).search(asked[:1], 1)
-    if name.startswith("embedworks"):
-        few = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)
-        few_codes = (
-            {"codes": "opq", "subspaces": 8} if "opq" in name else {"codes": name.split()[1]}
-        )
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            small = TwoTierIndex.build(Path(folder) / "few", few, **few_codes)
-            small.search(few[:2], 10, candidates=20)
-            del small
+    few = path.parent / "few" / path.name
+    if few.exists():  # load what the code needs; built elsewhere, so that nothing is left over
+        open_index(name, few).search(np.ones((1, FEW_DIM), dtype=np.float32), 10, candidates=20)
     before = resident()
     index = open_index(name, path)
     search = list(searches(name, index, 10**9).values())[-1]
@@ -288,7 +315,7 @@ def measure(
     queries: np.ndarray, judged: list[set[int]], rounds: int,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Open and time every contestant, then measure memory."""
-    names, float32 = list(places), documents.shape[1] * 4
+    names = list(places)
     facts: dict[str, dict[str, Any]] = {n: {"build seconds": round(seconds[n], 2)} for n in names}
     opened = {name: open_index(name, places[name]) for name in names}
     faiss.omp_set_num_threads(1)
@@ -329,27 +356,7 @@ def measure(
         if isinstance(opened[name], TwoTierIndex):
             rows[title] |= cold(opened[name], search, queries[:30], places[name])
     for name in names:
-        command = [sys.executable, __file__, "--memory", name, str(places[name])]
-        command.append(str(places[name].parent / "queries.npy"))
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        memory = json.loads(done.stdout)
-        facts[name] |= {
-            "resident MB": memory["RssAnon"], "resident file MB": memory["RssFile"],
-            "process MB": memory["process"],
-        }  # fmt: skip
-        if isinstance(opened[name], TwoTierIndex):
-            held = sum(opened[name].memory().values())
-            facts[name]["disk MB"] = round(opened[name].disk() / 2**20, 1)
-        else:
-            held = places[name].stat().st_size
-        facts[name] |= {
-            "memory MB": round(held / 2**20, 2),
-            "memory bytes per document": round(held / len(documents), 2),
-            "float32 over memory": round(float32 * len(documents) / held, 2),
-            "float32 over resident": round(
-                float32 * len(documents) / 2**20 / max(memory["RssAnon"], 0.1), 2
-            ),
-        }
+        facts[name] |= weigh(name, opened[name], places[name], documents)
     for title, (name, _) in contestants.items():
         rows[title] |= facts[name]
         print(title, rows[title], flush=True)
