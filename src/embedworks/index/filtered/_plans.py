@@ -144,15 +144,14 @@ class Plans:
             "lists": (0 if self.lists is None else self.lists.nbytes())
             + sum(rank.nbytes for rank in self._ranks.values()),
             "codes": self.codes.nbytes + self.scales.nbytes,
-            "graph": sum(
-                part.nbytes() for part in (self.graph, self.search_graph) if part is not None
-            ),
+            "graph": sum(part.nbytes() for part in graphs if part is not None),
         }
 
     @cached_property
     def search_graph(self) -> SearchGraph:
         """The graph in the order of the lists, made when it is first walked."""
-        assert self.graph is not None and self.lists is not None
+        assert self.graph is not None
+        assert self.lists is not None
         return SearchGraph(self.graph, self.lists)
 
     def order(self, name: str) -> np.ndarray:
