@@ -19,6 +19,7 @@ Pin the process to one core (``taskset -c 2``) for engines that bring threads of
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,25 @@ def rounded(value: Any) -> Any:
     return [rounded(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
+def write(report: FilteredReport, about: dict[str, Any], path: Path) -> None:
+    """Write a record, and two plots beside it."""
+    write_result(path.stem, rounded({**about, **report.to_dict()}), path)
+    path.with_name(f"{path.stem}-speeds.svg").write_text(render_filtered_speeds(report))
+    path.with_name(f"{path.stem}-curves.svg").write_text(render_filtered_curves(report))
+
+
+def join(paths: list[Path], out: Path) -> None:
+    """Join records of the same methods and data, measured kind by kind, into one."""
+    records = [json.loads(path.read_text()) for path in paths]
+    reports = [FilteredReport.from_dict(record) for record in records]
+    first = records[0]
+    about = {name: first[name] for name in ("machine", "versions", "data")}
+    about["peak_memory_mb"] = max(record["peak_memory_mb"] for record in records)
+    skipped = {name: why for report in reports for name, why in report.skipped_cells.items()}
+    cells = [cell for report in reports for cell in report.cells]
+    write(replace(reports[0], cells=cells, skipped_cells=skipped), about, out)
+
+
 def main() -> None:
     """Measure, and write a record and two plots below ``results/``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,7 +131,14 @@ def main() -> None:
     parser.add_argument("--build-threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="record to write; plots go beside it")
+    parser.add_argument("--join", nargs="+", type=Path, metavar="RECORD",
+                        help="only join the records of runs with other kinds, into OUT")  # fmt: skip
     options = parser.parse_args()
+    if options.join:
+        if options.out is None:
+            parser.error("--join needs --out")
+        join(options.join, options.out)
+        return
     if options.data == "acl":
         if options.vectors is None:
             parser.error("--data acl needs --vectors FOLDER")
@@ -144,10 +171,7 @@ def main() -> None:
             f" {0 if best is None else best.qps:9,.0f} QPS, planner {planner.share_of_best:.2f}",
             flush=True,
         )
-        record = {**about, "peak_memory_mb": peak_memory_mb(), **report.to_dict()}
-        write_result(name, rounded(record), path)
-        path.with_name(f"{path.stem}-speeds.svg").write_text(render_filtered_speeds(report))
-        path.with_name(f"{path.stem}-curves.svg").write_text(render_filtered_curves(report))
+        write(report, {**about, "peak_memory_mb": peak_memory_mb()}, path)
 
     chosen = options.methods or FILTERED_METHODS.names()
     workload = filtered_workload(
