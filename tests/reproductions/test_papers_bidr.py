@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from reproductions.tiny_entries import run_tiny
 
+from embedworks.reproductions import Context
 from embedworks.reproductions.papers import bidr, bidr_locality
-from embedworks.reproductions.papers._compressed import Pairs, Questions, outcome_of
+from embedworks.reproductions.papers._compressed import (
+    Pairs,
+    Questions,
+    outcome_of,
+    title_vectors,
+)
 
 _TINY = {"model": "static", "rows": 400, "queries": 60, "epochs": 1, "batch": 64}
 
@@ -37,6 +43,23 @@ def test_all_arms_see_every_query_once_with_a_negative(kind):
     assert (triples[:, 1] == triples[:, 0]).all()
     assert (triples[:, 2] != triples[:, 1]).all()
     assert 0 <= triples[:, 2].min() <= triples[:, 2].max() < 50
+
+
+def test_held_out_titles_join_the_test_and_are_not_trained_on(data_root, tmp_path):
+    def pairs(**more):
+        context = Context("mini", "test", {}, "cpu", tmp_path, {})
+        return title_vectors(_TINY | {"rows": 50, **more}, context, seed=0)
+
+    plain, longer = pairs(), pairs(held_out=30)
+    test, before = longer.questions["test"], plain.questions["test"]
+    assert len(test.ids) == len(set(test.ids)) == len(before.ids) + 30
+    assert test.ids[: len(before.ids)] == before.ids
+    assert len(longer.documents) == len(plain.documents) + 30
+    assert len(longer.positives) == len(plain.positives) == 40
+    assert not set(longer.positives.tolist()) & set(test.positives.tolist())
+    own = (test.vectors * longer.documents[test.positives]).sum(axis=1)
+    others = (test.vectors * longer.documents[np.roll(test.positives, 1)]).sum(axis=1)
+    assert (own > others).mean() > 0.9  # a title is near its own abstract
 
 
 @pytest.mark.slow
