@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="record to write; plots go beside it")
     parser.add_argument("--join", nargs="+", type=Path, metavar="RECORD",
-                        help="only join the records of runs with other kinds, into OUT")  # fmt: skip
+                        help="only join records of other kinds, into OUT")  # fmt: skip
     options = parser.parse_args()
     if options.join:
         if options.out is None:
