@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 
 __all__ = ["add_run", "keep_run", "match_run", "rows_of"]
 
@@ -13,7 +13,7 @@ _ranks = types.Array(types.int32, 1, "C", readonly=True)
 _bytes = types.uint8[::1]
 
 
-@compiled(types.void, _bytes, _ranks, types.int64, types.int64)
+@compile_kernel(types.void, _bytes, _ranks, types.int64, types.int64)
 def add_run(mask: np.ndarray, rank: np.ndarray, start: int, end: int) -> None:
     """Set ``mask[row]`` to 1 where ``start <= rank[row] < end``."""
     low, high = np.int32(start), np.int32(end)
@@ -21,7 +21,7 @@ def add_run(mask: np.ndarray, rank: np.ndarray, start: int, end: int) -> None:
         mask[row] |= np.uint8((rank[row] >= low) & (rank[row] < high))
 
 
-@compiled(types.void, _bytes, _ranks, types.int64, types.int64)
+@compile_kernel(types.void, _bytes, _ranks, types.int64, types.int64)
 def keep_run(mask: np.ndarray, rank: np.ndarray, start: int, end: int) -> None:
     """Set ``mask[row]`` to 0 unless ``start <= rank[row] < end``."""
     low, high = np.int32(start), np.int32(end)
@@ -29,7 +29,7 @@ def keep_run(mask: np.ndarray, rank: np.ndarray, start: int, end: int) -> None:
         mask[row] &= np.uint8((rank[row] >= low) & (rank[row] < high))
 
 
-@compiled(types.void, _bytes, _ranks, _ranks, types.int64, types.int64)
+@compile_kernel(types.void, _bytes, _ranks, _ranks, types.int64, types.int64)
 def match_run(found: np.ndarray, rows: np.ndarray, rank: np.ndarray, start: int, end: int) -> None:
     """Set ``found[i]`` to 1 where row ``rows[i]`` has ``start <= rank < end``."""
     low, high = np.int32(start), np.int32(end)
@@ -38,7 +38,7 @@ def match_run(found: np.ndarray, rows: np.ndarray, rank: np.ndarray, start: int,
         found[place] |= np.uint8((value >= low) & (value < high))
 
 
-@compiled(types.int32[::1], types.Array(types.uint8, 1, "C", readonly=True))
+@compile_kernel(types.int32[::1], types.Array(types.uint8, 1, "C", readonly=True))
 def rows_of(mask: np.ndarray) -> np.ndarray:
     """Return the rows whose byte is 1, ascending."""
     count = 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks.index.filtered._beam import (
     beam,
     i64,
@@ -112,7 +112,7 @@ def _compress(
     return kept
 
 
-@compiled(i64, links_t, rows_t, i64, i64, out_rows)
+@compile_kernel(i64, links_t, rows_t, i64, i64, out_rows)
 def compress(links: np.ndarray, near: np.ndarray, direct: int, limit: int, out: np.ndarray) -> int:
     """Choose which of a row's candidates its list keeps.
 
@@ -163,7 +163,7 @@ def _filled(row: Any) -> Any:
     return row[:count]
 
 
-@compiled(types.void, points_t, links_t, points_t, links_t, i64, out_links)
+@compile_kernel(types.void, points_t, links_t, points_t, links_t, i64, out_links)
 def find_seeds(
     points: np.ndarray,
     links: np.ndarray,
@@ -194,8 +194,21 @@ def find_seeds(
         found[number, :count] = rows[:count]
 
 
-@compiled(types.void, points_t, out_links, rows_t, links_t, i64, i64, i64, i64, out_rows, i64,
-          out_rows, i64)  # fmt: skip
+@compile_kernel(
+    types.void,
+    points_t,
+    out_links,
+    rows_t,
+    links_t,
+    i64,
+    i64,
+    i64,
+    i64,
+    out_rows,
+    i64,
+    out_rows,
+    i64,
+)
 def insert_dense(
     points: np.ndarray,
     links: np.ndarray,
@@ -246,8 +259,21 @@ def insert_dense(
                 links[other, :count] = near[:count]
 
 
-@compiled(types.UniTuple(i64, 2), points_t, point_t, links_t, mask_t, i64, i64, rows_t, i64,
-          out_rows, i64, out_rows, out_scores)  # fmt: skip
+@compile_kernel(
+    types.UniTuple(i64, 2),
+    points_t,
+    point_t,
+    links_t,
+    mask_t,
+    i64,
+    i64,
+    rows_t,
+    i64,
+    out_rows,
+    i64,
+    out_rows,
+    out_scores,
+)
 def walk_dense(
     points: np.ndarray,
     query: np.ndarray,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numba import types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks._core.progress import track
 from embedworks.index.filtered._beam import (
     Links,
@@ -98,8 +98,18 @@ def minimal_supersets(sets: list[frozenset[int]]) -> np.ndarray:
     return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-@compiled(types.void, points_t, links_t, rows_t, rows_t, i64, out_rows, i64, out_links,
-          types.float32[:, ::1])  # fmt: skip
+@compile_kernel(
+    types.void,
+    points_t,
+    links_t,
+    rows_t,
+    rows_t,
+    i64,
+    out_rows,
+    i64,
+    out_links,
+    types.float32[:, ::1],
+)
 def _cross(
     points: np.ndarray,
     links: np.ndarray,

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from embedworks._core.compiled import compiled
-from embedworks._core.kernels import fetch_item, fetch_row
+from embedworks._core.kernels import compile_kernel, fetch_item, fetch_row
 
 __all__ = [
     "best_of_rows", "finish", "leaning", "prepare", "scan_codes", "scan_rows", "scan_run", "walk",
@@ -125,7 +124,7 @@ def _offer(scores: Any, rows: Any, count: Any, score: Any, row: Any) -> Any:
     return count
 
 
-@compiled(_i64, _vectors, types.boolean, types.float64, types.float32[:, ::1], _scores)
+@compile_kernel(_i64, _vectors, types.boolean, types.float64, types.float32[:, ::1], _scores)
 def prepare(
     queries: np.ndarray, unit: bool, largest: float, prepared: np.ndarray, margins: np.ndarray
 ) -> int:
@@ -157,7 +156,7 @@ def prepare(
     return 0
 
 
-@compiled(_i64, _vectors, _query, _rows, _ids, _scores)
+@compile_kernel(_i64, _vectors, _query, _rows, _ids, _scores)
 def scan_rows(
     vectors: np.ndarray, query: np.ndarray, chosen: np.ndarray, rows: np.ndarray, scores: np.ndarray
 ) -> int:
@@ -188,7 +187,7 @@ def _round_query(query: np.ndarray) -> np.ndarray:
     return code
 
 
-@compiled(_i64, _codes, _scales, _query, _rows, _ids, _scores)
+@compile_kernel(_i64, _codes, _scales, _query, _rows, _ids, _scores)
 def scan_codes(
     codes: np.ndarray,
     scales: np.ndarray,
@@ -214,7 +213,7 @@ def scan_codes(
     return count
 
 
-@compiled(types.float64, _codes, _scales, _query, _mask)
+@compile_kernel(types.float64, _codes, _scales, _query, _mask)
 def leaning(codes: np.ndarray, scales: np.ndarray, query: np.ndarray, passing: np.ndarray) -> float:
     """Say whether rows that pass are nearer to a query than others, by a sample.
 
@@ -244,7 +243,7 @@ def leaning(codes: np.ndarray, scales: np.ndarray, query: np.ndarray, passing: n
     return (inside / count - mean) / np.sqrt(spread / count)
 
 
-@compiled(_i64, _vectors, _query, _rows, _mask, _i64, _i64, _ids, _scores)
+@compile_kernel(_i64, _vectors, _query, _rows, _mask, _i64, _i64, _ids, _scores)
 def scan_run(
     ordered: np.ndarray,
     query: np.ndarray,
@@ -266,7 +265,7 @@ def scan_run(
     return count
 
 
-@compiled(_i64, _vectors, _query, _i64, _i64, _f32, _ids, _scores, types.int64[::1], _scores)
+@compile_kernel(_i64, _vectors, _query, _i64, _i64, _f32, _ids, _scores, types.int64[::1], _scores)
 def finish(
     vectors: np.ndarray,
     query: np.ndarray,
@@ -303,7 +302,9 @@ def finish(
     return 1 if exact[wanted - 1] - margin > lowest else 0
 
 
-@compiled(types.UniTuple(_i64, 2), _vectors, _query, _rows, _i64, _f32, types.int64[::1], _scores)
+@compile_kernel(
+    types.UniTuple(_i64, 2), _vectors, _query, _rows, _i64, _f32, types.int64[::1], _scores
+)
 def best_of_rows(
     vectors: np.ndarray,
     query: np.ndarray,
@@ -357,8 +358,24 @@ def _pop(scores: Any, rows: Any, count: Any) -> None:
     scores[place], rows[place] = score, row
 
 
-@compiled(types.UniTuple(_i64, 2), _codes, _query, _code, _links, _rows, _readonly(types.int32, 3),
-          _i64, _mask, _rows, _i64, _i64, _ids, _i64, _ids, _scores)  # fmt: skip
+@compile_kernel(
+    types.UniTuple(_i64, 2),
+    _codes,
+    _query,
+    _code,
+    _links,
+    _rows,
+    _readonly(types.int32, 3),
+    _i64,
+    _mask,
+    _rows,
+    _i64,
+    _i64,
+    _ids,
+    _i64,
+    _ids,
+    _scores,
+)
 def walk(
     codes: np.ndarray,
     scales: np.ndarray,

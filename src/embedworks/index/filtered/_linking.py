@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks.index.filtered._beam import (
     Links,
     beam,
@@ -121,7 +121,7 @@ def robust_prune(
     return kept
 
 
-@compiled(
+@compile_kernel(
     i64, points_t, types.Array(i64, 1, "C", readonly=True), rows_t, i64, rows_t, f32, out_rows
 )
 def prune_rows(
@@ -227,7 +227,7 @@ def _sharing(graph: Any, row: Any, stamps: Any, stamp: Any, fresh: Any) -> Any:
     return found
 
 
-@compiled(types.void, points_t, out_links, rows_t, rows_t, f32, i64, out_rows, i64)
+@compile_kernel(types.void, points_t, out_links, rows_t, rows_t, f32, i64, out_rows, i64)
 def insert_plain(
     points: np.ndarray,
     links: np.ndarray,
@@ -262,8 +262,19 @@ def insert_plain(
                 stamps, stamp + number, rows, scores, near, fresh)  # fmt: skip
 
 
-@compiled(types.void, points_t, types.Array(i64, 1, "C", readonly=True), rows_t, out_links,
-          rows_t, rows_t, f32, i64, out_rows, i64)  # fmt: skip
+@compile_kernel(
+    types.void,
+    points_t,
+    types.Array(i64, 1, "C", readonly=True),
+    rows_t,
+    out_links,
+    rows_t,
+    rows_t,
+    f32,
+    i64,
+    out_rows,
+    i64,
+)
 def insert_labelled(
     points: np.ndarray,
     offsets: np.ndarray,
@@ -300,8 +311,16 @@ def insert_labelled(
                 alpha, stamps, stamp + number, rows, scores, near, fresh)  # fmt: skip
 
 
-@compiled(types.void, points_t, types.Array(i64, 1, "C", readonly=True), rows_t,
-          types.Array(i64, 1, "C", readonly=True), rows_t, f32, out_links)  # fmt: skip
+@compile_kernel(
+    types.void,
+    points_t,
+    types.Array(i64, 1, "C", readonly=True),
+    rows_t,
+    types.Array(i64, 1, "C", readonly=True),
+    rows_t,
+    f32,
+    out_links,
+)
 def stitch(
     points: np.ndarray,
     offsets: np.ndarray,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks.index.filtered._kernels import (
     _codes,
     _dot,
@@ -28,9 +28,24 @@ from embedworks.index.filtered._kernels import (
 __all__ = ["scan_lists"]
 
 
-@compiled(types.UniTuple(_i64, 2), _vectors, _scales, _query, _readonly(types.int64, 1), _rows,
-          _codes, _scales, _mask, _rows, _i64, _i64, types.float64, _i64, _ids,
-          _scores)  # fmt: skip
+@compile_kernel(
+    types.UniTuple(_i64, 2),
+    _vectors,
+    _scales,
+    _query,
+    _readonly(types.int64, 1),
+    _rows,
+    _codes,
+    _scales,
+    _mask,
+    _rows,
+    _i64,
+    _i64,
+    types.float64,
+    _i64,
+    _ids,
+    _scores,
+)
 def scan_lists(
     centroids: np.ndarray,
     spreads: np.ndarray,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks.index.filtered._beam import (
     i64,
     links_t,
@@ -21,9 +21,22 @@ from embedworks.index.filtered._kernels import _dot, _offer
 __all__ = ["scan_partitions"]
 
 
-@compiled(types.UniTuple(i64, 2), points_t, point_t, types.Array(i64, 1, "C", readonly=True),
-          rows_t, links_t, links_t, mask_t, mask_t, mask_t, mask_t, i64, out_rows,
-          out_scores)  # fmt: skip
+@compile_kernel(
+    types.UniTuple(i64, 2),
+    points_t,
+    point_t,
+    types.Array(i64, 1, "C", readonly=True),
+    rows_t,
+    links_t,
+    links_t,
+    mask_t,
+    mask_t,
+    mask_t,
+    mask_t,
+    i64,
+    out_rows,
+    out_scores,
+)
 def scan_partitions(
     points: np.ndarray,
     query: np.ndarray,

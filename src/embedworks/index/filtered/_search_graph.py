@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from embedworks._core.compiled import compiled
-from embedworks._core.kernels import fetch_item, fetch_row
+from embedworks._core.kernels import compile_kernel, fetch_item, fetch_row
 from embedworks.index.filtered._kernels import (
     _codes,
     _dot8,
@@ -118,8 +117,22 @@ def _walk(
     return count
 
 
-@compiled(_i64, _codes, _scales, _rows, _starts, _rows, _rows, _codes, _i64, _query,
-          types.int32[::1], _i64, _ids, _scores)  # fmt: skip
+@compile_kernel(
+    _i64,
+    _codes,
+    _scales,
+    _rows,
+    _starts,
+    _rows,
+    _rows,
+    _codes,
+    _i64,
+    _query,
+    types.int32[::1],
+    _i64,
+    _ids,
+    _scores,
+)
 def nearest(
     codes: np.ndarray,
     scales: np.ndarray,
@@ -164,9 +177,27 @@ def nearest(
     return count
 
 
-@compiled(_i64, _codes, _scales, _rows, _starts, _rows, _rows, _codes, _i64, _vectors, _vectors,
-          _mask, _i64, _i64, types.int32[::1], _i64, types.int64[:, ::1], types.float32[:, ::1],
-          types.int64[::1])  # fmt: skip
+@compile_kernel(
+    _i64,
+    _codes,
+    _scales,
+    _rows,
+    _starts,
+    _rows,
+    _rows,
+    _codes,
+    _i64,
+    _vectors,
+    _vectors,
+    _mask,
+    _i64,
+    _i64,
+    types.int32[::1],
+    _i64,
+    types.int64[:, ::1],
+    types.float32[:, ::1],
+    types.int64[::1],
+)
 def nearest_each(
     codes: np.ndarray,
     scales: np.ndarray,

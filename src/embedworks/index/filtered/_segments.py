@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks.index.filtered._beam import (
     Links,
     beam,
@@ -97,7 +97,7 @@ def _one_side(
         low = bound + 1
 
 
-@compiled(i64, points_t, i64, rows_t, rows_t, f32, i64, out_rows, out_rows, out_rows)
+@compile_kernel(i64, points_t, i64, rows_t, rows_t, f32, i64, out_rows, out_rows, out_rows)
 def choose_segments(
     points: np.ndarray,
     row: int,
@@ -123,7 +123,7 @@ def _longer(array: Any) -> Any:
     return more
 
 
-@compiled(_arrays, points_t, links_t, i64, i64, i64, i64, i64, f32)
+@compile_kernel(_arrays, points_t, links_t, i64, i64, i64, i64, i64, f32)
 def link_segments(
     points: np.ndarray,
     graph: np.ndarray,
@@ -254,8 +254,24 @@ def _tree(graph: Any, row: Any, stamps: Any, stamp: Any, fresh: Any) -> Any:
     return found
 
 
-@compiled(types.UniTuple(i64, 2), points_t, point_t, _offsets_t, rows_t, rows_t, rows_t, i64, i64,
-          i64, rows_t, i64, out_rows, i64, out_rows, out_scores)  # fmt: skip
+@compile_kernel(
+    types.UniTuple(i64, 2),
+    points_t,
+    point_t,
+    _offsets_t,
+    rows_t,
+    rows_t,
+    rows_t,
+    i64,
+    i64,
+    i64,
+    rows_t,
+    i64,
+    out_rows,
+    i64,
+    out_rows,
+    out_scores,
+)
 def walk_segments(
     points: np.ndarray,
     query: np.ndarray,
@@ -284,8 +300,21 @@ def walk_segments(
     return count, distances
 
 
-@compiled(types.UniTuple(i64, 2), points_t, point_t, _levels_t, i64, i64, i64, rows_t, i64,
-          out_rows, i64, out_rows, out_scores)  # fmt: skip
+@compile_kernel(
+    types.UniTuple(i64, 2),
+    points_t,
+    point_t,
+    _levels_t,
+    i64,
+    i64,
+    i64,
+    rows_t,
+    i64,
+    out_rows,
+    i64,
+    out_rows,
+    out_scores,
+)
 def walk_tree(
     points: np.ndarray,
     query: np.ndarray,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks.index.filtered._beam import (
     PassingLinks,
     Scratch,
@@ -25,8 +25,19 @@ from embedworks.index.filtered._beam import (
 __all__ = ["guard", "walk_each", "walk_passing"]
 
 
-@compiled(types.UniTuple(i64, 2), points_t, point_t, links_t, mask_t, rows_t, i64, out_rows, i64,
-          out_rows, out_scores)  # fmt: skip
+@compile_kernel(
+    types.UniTuple(i64, 2),
+    points_t,
+    point_t,
+    links_t,
+    mask_t,
+    rows_t,
+    i64,
+    out_rows,
+    i64,
+    out_rows,
+    out_scores,
+)
 def walk_passing(
     points: np.ndarray,
     query: np.ndarray,

@@ -116,9 +116,18 @@ def add_centroid_scores(
 
 
 @compile_kernel(
-    types.void, types.float32[:, ::1], types.float32[:, :, ::1], _u16s, _codes, _u16s,
-    types.float32, _i64s, _i64s, types.int64, types.float64[::1],
-)  # fmt: skip
+    types.void,
+    types.float32[:, ::1],
+    types.float32[:, :, ::1],
+    _u16s,
+    _codes,
+    _u16s,
+    types.float32,
+    _i64s,
+    _i64s,
+    types.int64,
+    types.float64[::1],
+)
 def add_residual_scores(
     similarities: np.ndarray,
     tables: np.ndarray,

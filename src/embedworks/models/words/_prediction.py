@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 
 __all__ = ["alias_table", "cbow_texts", "dbow_texts", "negative_step", "skipgram_texts"]
 
@@ -65,7 +65,7 @@ def _unit(bits: np.uint64) -> np.float32:
     return np.float32((bits >> np.uint64(40)) * (1.0 / 16777216.0))
 
 
-@compiled(
+@compile_kernel(
     types.void, _MATRIX, _VECTOR, _VECTOR, types.int64, _F32, _F32, types.boolean, fastmath=_FAST
 )
 def _predict(
@@ -95,10 +95,24 @@ def _predict(
             change[d] += step * outputs[word, d]
 
 
-@compiled(
-    types.void, _MATRIX, _MATRIX, _INTS, types.int64, types.int64, types.int64, _VECTOR, _INTS,
-    _F32, _STATE, _VECTOR, _VECTOR, types.int64, types.boolean, fastmath=_FAST,
-)  # fmt: skip
+@compile_kernel(
+    types.void,
+    _MATRIX,
+    _MATRIX,
+    _INTS,
+    types.int64,
+    types.int64,
+    types.int64,
+    _VECTOR,
+    _INTS,
+    _F32,
+    _STATE,
+    _VECTOR,
+    _VECTOR,
+    types.int64,
+    types.boolean,
+    fastmath=_FAST,
+)
 def negative_step(
     inputs: np.ndarray,
     outputs: np.ndarray,
@@ -151,7 +165,7 @@ def negative_step(
                 inputs[row, d] += change[d]
 
 
-@compiled(types.int64, _LONGS, types.int64, types.int64)
+@compile_kernel(types.int64, _LONGS, types.int64, types.int64)
 def _widest(ends: np.ndarray, first: int, last: int) -> int:
     widest = 1
     for place in range(first, last):
@@ -181,7 +195,7 @@ _WALK = (
 )  # fmt: skip
 
 
-@compiled(types.void, *_WALK, fastmath=_FAST)
+@compile_kernel(types.void, *_WALK, fastmath=_FAST)
 def skipgram_texts(
     ids: np.ndarray,
     offsets: np.ndarray,
@@ -223,7 +237,7 @@ def skipgram_texts(
                     )  # fmt: skip
 
 
-@compiled(types.void, *_WALK, fastmath=_FAST)
+@compile_kernel(types.void, *_WALK, fastmath=_FAST)
 def cbow_texts(
     ids: np.ndarray,
     offsets: np.ndarray,
@@ -275,7 +289,7 @@ def cbow_texts(
                 )  # fmt: skip
 
 
-@compiled(types.void, *_WALK, fastmath=_FAST)
+@compile_kernel(types.void, *_WALK, fastmath=_FAST)
 def dbow_texts(
     ids: np.ndarray,
     offsets: np.ndarray,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks._core.progress import progress
 from embedworks._core.validation import check_in_range
 from embedworks.models.words.corpus import WordCorpus
@@ -93,7 +93,7 @@ _LONGS = types.Array(types.int64, 1, "C")
 _DOUBLES = types.Array(types.float64, 1, "C")
 
 
-@compiled(types.int64, _LONGS, _DOUBLES, types.int64, types.float64)
+@compile_kernel(types.int64, _LONGS, _DOUBLES, types.int64, types.float64)
 def _add(keys: np.ndarray, values: np.ndarray, key: int, value: float) -> int:
     """Add to a key of an open hash table; return 1 if the key is new."""
     mask = keys.shape[0] - 1
@@ -109,17 +109,24 @@ def _add(keys: np.ndarray, values: np.ndarray, key: int, value: float) -> int:
     return 0
 
 
-@compiled(types.void, _LONGS, _DOUBLES, _LONGS, _DOUBLES)
+@compile_kernel(types.void, _LONGS, _DOUBLES, _LONGS, _DOUBLES)
 def _insert_all(keys: np.ndarray, values: np.ndarray, wider: np.ndarray, moved: np.ndarray) -> None:
     for slot in range(keys.shape[0]):
         if keys[slot] >= 0:
             _add(wider, moved, keys[slot], values[slot])
 
 
-@compiled(
-    types.void, types.Array(types.int32, 1, "C"), _LONGS, types.int64, _DOUBLES, _LONGS, _DOUBLES,
-    _LONGS, types.int64,
-)  # fmt: skip
+@compile_kernel(
+    types.void,
+    types.Array(types.int32, 1, "C"),
+    _LONGS,
+    types.int64,
+    _DOUBLES,
+    _LONGS,
+    _DOUBLES,
+    _LONGS,
+    types.int64,
+)
 def _count(
     ids: np.ndarray,
     offsets: np.ndarray,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from embedworks._core.compiled import compiled
+from embedworks._core.kernels import compile_kernel
 from embedworks._core.progress import progress
 from embedworks._core.seeding import generator
 from embedworks._core.validation import check_in_range
@@ -26,10 +26,21 @@ _VECTOR = types.Array(types.float32, 1, "C")
 _CHUNK = 500_000  # pairs between two moves of the bar
 
 
-@compiled(
-    types.float64, _INTS, _INTS, _VECTOR, _VECTOR, types.int64, types.int64, _MATRIX, _MATRIX,
-    _MATRIX, _MATRIX, types.float32, fastmath=_FAST,
-)  # fmt: skip
+@compile_kernel(
+    types.float64,
+    _INTS,
+    _INTS,
+    _VECTOR,
+    _VECTOR,
+    types.int64,
+    types.int64,
+    _MATRIX,
+    _MATRIX,
+    _MATRIX,
+    _MATRIX,
+    types.float32,
+    fastmath=_FAST,
+)
 def _descend(
     rows: np.ndarray,
     columns: np.ndarray,
