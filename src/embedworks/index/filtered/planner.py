@@ -161,6 +161,10 @@ class Planner:
     ratios: dict[str, float] = field(default_factory=dict)
     _kept: dict[tuple[Any, ...], Choice] = field(default_factory=dict, repr=False)
     _kept_ratios: dict[str, float] = field(default_factory=dict, repr=False)
+    _read: Calibration | None = field(default=None, repr=False)
+    _points: dict[tuple[str, bool, float], tuple[WalkPoint, ...]] = field(
+        default_factory=dict, repr=False
+    )
 
     def choices(
         self,
@@ -247,32 +251,45 @@ class Planner:
         """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
         if plan == "post-filter" and share < _AFTER_FROM:
             return None
-        best: dict[float, WalkPoint] = {}
-        allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
-        needed = 1 - (1 - self.target_recall) * allowed
-        for point in self.calibration.walks:
-            if point.selectivity <= 0:
-                continue
-            recall = point.recall
-            if point.selectivity < 1 and plan == "lists":
-                recall = min(recall, point.away)  # they widen by themselves
-            elif point.selectivity < 1 and away:
-                recall = point.away
-            if point.plan == plan and recall >= needed:
-                held = best.get(point.selectivity)
-                if held is None or point.ef < held.ef:
-                    best[point.selectivity] = point
-        below = max((s for s in best if s <= share), default=None)
-        above = min((s for s in best if s >= share), default=None)
+        points = self._sufficient(plan, away)
+        below = max((p for p in points if p.selectivity <= share), key=_share, default=None)
+        above = min((p for p in points if p.selectivity >= share), key=_share, default=None)
         if below is None or above is None:
             return None
-        low, high = best[below], best[above]
         part = 0.0
-        if high.selectivity > low.selectivity:
-            part = math.log(share / low.selectivity) / math.log(high.selectivity / low.selectivity)
-        fast, slow = max(_INSTANT, low.microseconds), max(_INSTANT, high.microseconds)
+        if above.selectivity > below.selectivity:
+            whole = math.log(above.selectivity / below.selectivity)
+            part = math.log(share / below.selectivity) / whole
+        fast, slow = max(_INSTANT, below.microseconds), max(_INSTANT, above.microseconds)
         cost = fast ** (1 - part) * slow**part
         wider = max(1.0, k / 10)
         if plan == "lists":  # what they find hardly depends on the filter: one width for all
-            return Choice(plan, cost * wider, max(point.ef for point in best.values()))
-        return Choice(plan, cost * wider, math.ceil(max(low.ef, high.ef) * wider))
+            return Choice(plan, cost * wider, max(point.ef for point in points))
+        return Choice(plan, cost * wider, math.ceil(max(below.ef, above.ef) * wider))
+
+    def _sufficient(self, plan: str, away: bool) -> tuple[WalkPoint, ...]:
+        """Return for each selectivity the narrowest walk that finds enough; kept."""
+        if self._read is not self.calibration:
+            self._read, self._points = self.calibration, {}
+        key = plan, away, self.target_recall
+        if key not in self._points:
+            best: dict[float, WalkPoint] = {}
+            allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
+            needed = 1 - (1 - self.target_recall) * allowed
+            for point in self.calibration.walks:
+                if point.plan != plan or point.selectivity <= 0:
+                    continue
+                recall = point.recall
+                if point.selectivity < 1 and plan == "lists":
+                    recall = min(recall, point.away)  # they widen by themselves
+                elif point.selectivity < 1 and away:
+                    recall = point.away
+                held = best.get(point.selectivity)
+                if recall >= needed and (held is None or point.ef < held.ef):
+                    best[point.selectivity] = point
+            self._points[key] = tuple(best.values())
+        return self._points[key]
+
+
+def _share(point: WalkPoint) -> float:
+    return point.selectivity
