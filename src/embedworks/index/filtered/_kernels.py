@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit, types
 
 from embedworks._core.kernels import compile_kernel, fetch_item, fetch_row
+from embedworks.index.filtered._heaps import _offer, _pop, _push, _worse
 
 __all__ = [
     "best_of_rows", "finish", "leaning", "prepare", "scan_codes", "scan_rows", "scan_run", "walk",
@@ -78,50 +79,6 @@ def _dot8(a: Any, b: Any) -> Any:
         # Without the outer int32 numba sums in int64, which takes more than twice as long.
         total = np.int32(total + np.int32(a[place]) * np.int32(b[place]))
     return total
-
-
-@njit(inline="always")
-def _worse(score: Any, row: Any, other_score: Any, other_row: Any) -> Any:
-    return score < other_score or (score == other_score and row > other_row)
-
-
-@njit
-def _sift_down(scores: Any, rows: Any, count: Any) -> None:
-    """Restore a heap whose top is the worst, after its top was replaced."""
-    place = 0
-    score, row = scores[0], rows[0]
-    while True:
-        child = 2 * place + 1
-        if child >= count:
-            break
-        if child + 1 < count and _worse(
-            scores[child + 1], rows[child + 1], scores[child], rows[child]
-        ):
-            child += 1
-        if not _worse(scores[child], rows[child], score, row):
-            break
-        scores[place], rows[place] = scores[child], rows[child]
-        place = child
-    scores[place], rows[place] = score, row
-
-
-@njit
-def _offer(scores: Any, rows: Any, count: Any, score: Any, row: Any) -> Any:
-    """Offer a row to a heap of the best; returns how many it holds."""
-    if count < len(scores):
-        place = count
-        while place > 0:
-            parent = (place - 1) // 2
-            if not _worse(score, row, scores[parent], rows[parent]):
-                break
-            scores[place], rows[place] = scores[parent], rows[parent]
-            place = parent
-        scores[place], rows[place] = score, row
-        return count + 1
-    if _worse(scores[0], rows[0], score, row):
-        scores[0], rows[0] = score, row
-        _sift_down(scores, rows, count)
-    return count
 
 
 @compile_kernel(_i64, _vectors, types.boolean, types.float64, types.float32[:, ::1], _scores)
@@ -325,37 +282,6 @@ def best_of_rows(
     wanted = min(count, len(best_rows))
     sure = finish(vectors, query, count, wanted, margin, rows, scores, best_rows, best_scores)
     return wanted, 1 if len(chosen) <= room else sure
-
-
-@njit
-def _push(scores: Any, rows: Any, count: Any, score: Any, row: Any) -> None:
-    """Add to a heap whose top is the best; there is room."""
-    place = count
-    while place > 0:
-        parent = (place - 1) // 2
-        if score <= scores[parent]:
-            break
-        scores[place], rows[place] = scores[parent], rows[parent]
-        place = parent
-    scores[place], rows[place] = score, row
-
-
-@njit
-def _pop(scores: Any, rows: Any, count: Any) -> None:
-    """Take the top off a heap whose top is the best; ``count`` entries remain."""
-    score, row = scores[count], rows[count]
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= count:
-            break
-        if child + 1 < count and scores[child + 1] > scores[child]:
-            child += 1
-        if scores[child] <= score:
-            break
-        scores[place], rows[place] = scores[child], rows[child]
-        place = child
-    scores[place], rows[place] = score, row
 
 
 @compile_kernel(

@@ -6,6 +6,7 @@ import numpy as np
 from numba import types
 
 from embedworks._core.kernels import compile_kernel
+from embedworks.index.filtered._heaps import _offer, _pop, _push
 from embedworks.index.filtered._kernels import (
     _codes,
     _dot,
@@ -13,9 +14,6 @@ from embedworks.index.filtered._kernels import (
     _i64,
     _ids,
     _mask,
-    _offer,
-    _pop,
-    _push,
     _query,
     _readonly,
     _round_query,

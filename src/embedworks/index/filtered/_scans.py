@@ -16,7 +16,8 @@ from embedworks.index.filtered._beam import (
     points_t,
     rows_t,
 )
-from embedworks.index.filtered._kernels import _dot, _offer
+from embedworks.index.filtered._heaps import _offer
+from embedworks.index.filtered._kernels import _dot
 
 __all__ = ["scan_partitions"]
 
