@@ -48,6 +48,7 @@ _PLANS = ("codes", *WALKS)
 _LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
 _SAMPLE = 256  # rows by which it is seen whether a filter points away from a query
 _AWAY = -1.0  # standard errors
+_STEADY = ("codes", "lists")  # find as much under filters that point away from the query
 _WALKED = {
     "codes": "scan the int8 codes of the rows that pass",
     "lists": "scan the codes in the inverted lists nearest to the query",
@@ -215,7 +216,8 @@ class PlannedDense:
         if scans or self._scans_once_more(count, k, mask):
             return list(zip(*self.exact.search(vectors, k, mask=mask, allow_zero=True)))
         results: list[tuple[np.ndarray, np.ndarray]] = [(_NOTHING, _NOTHING)] * count
-        away = self._points_away(queries, mask)
+        steady = choice.plan in _STEADY
+        away = np.zeros(count, dtype=bool) if steady else self._points_away(queries, mask)
         where = _bitmap(mask)
         for apart in (False, True):
             numbers = np.flatnonzero(away == apart)
@@ -330,12 +332,17 @@ class PlannedDense:
             return away
         from embedworks.index.filtered._kernels import leaning
 
-        rows = np.random.default_rng(0).integers(0, len(self.built), _SAMPLE)
-        codes, scales = self.built.codes[rows], self.built.scales[rows]
+        rows, codes, scales = self._sample
         passing = mask[rows].astype(np.uint8)
         for number, query in enumerate(queries):
             away[number] = leaning(codes, scales, query, passing) < _AWAY
         return away
+
+    @cached_property
+    def _sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Some rows with their codes and scales."""
+        rows = np.random.default_rng(0).integers(0, len(self.built), _SAMPLE)
+        return rows, self.built.codes[rows], self.built.scales[rows]
 
     @property
     def _index(self) -> FilteredIndex:
@@ -426,5 +433,6 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _told(choice: Choice) -> str:
-    width = f" with ef {choice.ef}" if choice.ef else ""
+    name = "width" if choice.plan == "lists" else "ef"
+    width = f" with {name} {choice.ef:g}" if choice.ef else ""
     return f"{choice.plan}{width}, about {choice.microseconds:,.0f} us"
