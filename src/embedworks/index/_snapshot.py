@@ -8,6 +8,7 @@ a reader keeps its version after a writer has removed the folder.
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,10 +160,17 @@ class Snapshot:
         return cls(commit, rows, dense, bm25, about["metadata"], folder, planned)
 
 
+_REPLACED_IN = 0.02  # seconds
+
+
 def _load_graph(folder: Path, dense: ExactIndex, *, verify: bool) -> PlannedDense | None:
     """Map the graph if there is one; without it, or when it is damaged, searches scan."""
     try:
-        return PlannedDense.load(folder, dense, verify=verify)
+        try:
+            return PlannedDense.load(folder, dense, verify=verify)
+        except FormatError:  # a writer may be replacing it at this moment: look once more
+            time.sleep(_REPLACED_IN)
+            return PlannedDense.load(folder, dense, verify=verify)
     except NotFoundError:
         return None
     except FormatError as error:
