@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from embedworks.errors import InputError, ShapeError
 from embedworks.index._attribute_columns import SetColumn, SortedColumn
-from embedworks.index._masks import add_run, keep_run, match_run, rows_of
+from embedworks.index._masks import (
+    add_run,
+    keep_run,
+    match_listed,
+    match_run,
+    rows_of,
+    set_rows,
+)
 from embedworks.index.filtering import evaluate, kind_of, to_scalar
 from embedworks.index.where import (
     And,
@@ -40,10 +47,12 @@ __all__ = ["AttributeTable", "Cardinality", "Filter"]
 
 _SAMPLE = 1000
 _FEW = 4096  # rows that are tested one by one rather than through a mask of all rows
+_PROBE = 240  # looking a row up in a list costs as much as writing so many of the list to a mask
+_CLEAR = 12  # and as making an empty mask of so many times more rows
+_NONE = np.empty(0, dtype=np.int32)
 
 
-@dataclass(frozen=True)
-class Cardinality:
+class Cardinality(NamedTuple):
     """How many rows pass a filter: bounds that hold, and a guess between them."""
 
     minimum: int
@@ -78,6 +87,11 @@ class Filter:
         return rows_of(self.mask())
 
     @property
+    def few(self) -> bool:
+        """Whether so few rows can pass that `rows` lists them without a look at all others."""
+        return self.cardinality().maximum <= max(_FEW, self.total // 50)
+
+    @property
     def run(self) -> tuple[str, int, int] | None:
         """``(column, start, end)`` when the filter is one run of a column's order."""
         return None
@@ -102,6 +116,8 @@ class _Runs(Filter):
 
     @cached_property
     def count(self) -> int:
+        if len(self.runs) == 1:
+            return self.runs[0][1] - self.runs[0][0]
         return sum(end - start for start, end in self.runs)
 
     def cardinality(self) -> Cardinality:
@@ -118,14 +134,14 @@ class _Runs(Filter):
         many = 8 * len(self.runs) > 8 + 64 * self.count / max(1, self.total)
         for start, end in self.runs:
             if many or end - start < self.total // 32:
-                mask[self.column.order[start:end]] = 1
+                set_rows(mask, self.column.order[start:end], 1)
             else:
                 add_run(mask, self.column.rank, start, end)
         return mask
 
     def rows(self) -> np.ndarray:
         parts = [self.column.order[start:end] for start, end in self.runs]
-        return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.int32)])
+        return parts[0] if len(parts) == 1 else np.concatenate([*parts, _NONE])
 
     @property
     def run(self) -> tuple[str, int, int] | None:
@@ -134,26 +150,34 @@ class _Runs(Filter):
 
 @dataclass(frozen=True, eq=False)
 class _Postings(Filter):
-    """Rows listed one by one, ascending; or all rows but those."""
+    """Rows listed one by one, ascending; or all rows but those and the missing ones."""
 
     listed: np.ndarray
     total: int
     negated: bool = False
+    missing: np.ndarray = field(default_factory=lambda: _NONE)
 
     def cardinality(self) -> Cardinality:
-        count = self.total - len(self.listed) if self.negated else len(self.listed)
+        count = len(self.listed)
+        if self.negated:
+            count = self.total - count - len(self.missing)
         return Cardinality(count, count, count)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
-        if not len(self.listed):
-            return np.full(len(rows), self.negated, dtype=np.uint8)
-        place = np.searchsorted(self.listed, rows)
-        found = self.listed[np.minimum(place, len(self.listed) - 1)] == rows
-        return np.asarray(found != self.negated, dtype=np.uint8)
+        written = len(self.listed) + len(self.missing) + self.total // _CLEAR
+        if _PROBE * len(rows) > written:
+            return np.asarray(self.mask()[rows])
+        found = np.full(len(rows), self.negated, dtype=np.uint8)
+        match_listed(found, rows, self.listed, not self.negated)
+        if self.negated:
+            match_listed(found, rows, self.missing, 0)
+        return found
 
     def mask(self) -> np.ndarray:
         mask = np.full(self.total, self.negated, dtype=np.uint8)
-        mask[self.listed] = not self.negated
+        set_rows(mask, self.listed, not self.negated)
+        if self.negated:
+            set_rows(mask, self.missing, 0)
         return mask
 
     def rows(self) -> np.ndarray:
@@ -168,7 +192,7 @@ class _Joined(Filter):
     total: int
     any: bool
 
-    @property
+    @cached_property
     def run(self) -> tuple[str, int, int] | None:
         runs = [part.run for part in self.parts]
         known = [run for run in runs if run is not None]
@@ -214,15 +238,21 @@ class _Joined(Filter):
         return mask
 
     def rows(self) -> np.ndarray:
+        if not self.few:
+            return rows_of(self.mask())
         if not self.any:
-            few = min(self.parts, key=lambda part: part.cardinality().maximum)
-            if few.cardinality().maximum <= max(_FEW, self.total // 50):
-                rows = few.rows()
-                for part in self.parts:
-                    if part is not few:
-                        rows = rows[part.test(rows).view(bool)]
-                return rows
-        return rows_of(self.mask())
+            first, *others = sorted(self.parts, key=lambda part: part.cardinality().maximum)
+            rows = first.rows()
+            for part in others:
+                rows = rows[part.test(rows).view(bool)]
+            return rows
+        found: list[np.ndarray] = []
+        for place, part in enumerate(self.parts):
+            rows = part.rows()
+            for before in self.parts[:place]:
+                rows = rows[before.test(rows) == 0]
+            found.append(rows)
+        return np.concatenate(found)
 
 
 class AttributeTable:
@@ -393,7 +423,7 @@ class AttributeTable:
         else:
             rows = column.rows(self._value(predicate, elements, "=", predicate.value)[1])
         if negated:
-            return _Postings(np.union1d(rows, column.missing).astype(np.int32), len(self), True)
+            return _Postings(rows, len(self), True, column.missing)
         return _Postings(rows, len(self))
 
     def _refuse(self, predicate: Condition) -> list[tuple[int, int]]:

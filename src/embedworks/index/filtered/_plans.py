@@ -180,8 +180,8 @@ class Plans:
         """Score the given rows."""
         wanted = min(k, len(rows))
         best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
-        _, sure = kernels.best_of_rows(self.vectors, query, rows, _SPARE, margin, *best)
-        return best if sure else self._slow(query, k, rows)
+        kernels.best_of_rows(self.vectors, query, rows, margin, *best)
+        return best
 
     def scan_run(
         self, query: np.ndarray, margin: float, k: int, ready: Prepared
@@ -207,12 +207,6 @@ class Plans:
         best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
         sure = kernels.finish(self.vectors, query, count, wanted, margin, *heap, *best)
         return best if sure or seen <= len(heap[0]) else None
-
-    def _slow(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mask = np.zeros(len(self.vectors), dtype=bool)
-        mask[rows] = True
-        ids, scores = self.exact.search(query[None], k, mask=mask)
-        return ids[0], scores[0]
 
     def walk(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice

@@ -396,12 +396,12 @@ class FilteredIndex:
         if ready.matching is None:
             if ready.filter is None:
                 ready.matching = ready.count
-            elif ready.run is not None:
-                ready.matching = ready.run[2] - ready.run[1]
             else:
                 known = ready.filter.cardinality()
                 ready.matching = known.minimum
-                if not known.exact:
+                if not known.exact and ready.filter.few:
+                    ready.matching = len(ready.rows)
+                elif not known.exact:
                     share, _ = ready.filter.sampled(self.table.sample)
                     guess = share * len(self.vectors)
                     ready.matching = min(known.maximum, max(known.minimum, guess))
