@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from embedworks._core.validation import normalize_rows
 from embedworks.errors import (
     FormatError,
     InputError,
@@ -66,6 +67,37 @@ def check(index, attributes, queries, k, where, plan="auto", removed=()):
             np.testing.assert_allclose(values, scores[number], rtol=1e-5, atol=1e-6)
         hits += len(set(rows.tolist()) & set(expected[number].tolist()))
     return hits / expected.size if expected.size else 1.0
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_vectors_that_are_ready_are_kept_and_others_copied(similarity):
+    given = rows_and_vectors(50)[0]
+    ready = normalize_rows(given) if similarity == "cosine" else given
+    ready[3] = 0
+    assert FilteredIndex.build(ready, similarity=similarity).vectors is ready
+    for other in (ready.astype(np.float64), np.asfortranarray(ready)):
+        before = other.copy()
+        built = FilteredIndex.build(other, similarity=similarity)
+        assert not np.shares_memory(built.vectors, other)
+        np.testing.assert_array_equal(other, before)
+        np.testing.assert_allclose(built.vectors, ready, atol=1e-6)
+    if similarity == "cosine":
+        longer = np.float32(1.001) * ready
+        built = FilteredIndex.build(longer)
+        assert not np.shares_memory(built.vectors, longer)
+        np.testing.assert_allclose(built.vectors, ready, atol=1e-6)
+
+
+def test_points_away_says_whether_the_filter_leaves_the_far_rows():
+    vectors = rows_and_vectors()[0]
+    query = vectors[7]
+    near = vectors @ query > 0
+    index = FilteredIndex.build(vectors, pa.table({"near": near}), ef_construction=40)
+    both = np.stack([query, -query])
+    assert index.points_away(both, "near = TRUE").tolist() == [False, True]
+    assert index.points_away(both, "near = FALSE").tolist() == [True, False]
+    assert index.points_away(both, None).tolist() == [False, False]
+    assert index.points_away(both[:0], None).shape == (0,)
 
 
 @pytest.mark.parametrize("where", FILTERS)
