@@ -129,6 +129,40 @@ def test_batches_and_single_queries_agree(index):
     assert mixed.plans[0] == "empty"
 
 
+@pytest.mark.parametrize("removed", [0, 40])
+@pytest.mark.parametrize("added", [0, 30])
+@pytest.mark.parametrize("k", [1, 10, 600])
+def test_batches_that_nothing_is_filtered_out_of(monkeypatch, removed, added, k):
+    vectors, table = rows_and_vectors(1500)
+    index = FilteredIndex.build(vectors, table, graph_from=1000, ef_construction=40)
+    walks = tuple(WalkPoint("post-filter", share, 64, 1.0, 1e-3) for share in (0.5, 1.0))
+    index.planner = Planner(Calibration(1e3, 1e3, 1e3, 1e3, walks), learn=False)
+    gone = np.arange(0, 10 * removed, 10)
+    if added:
+        index.add(*rows_and_vectors(added, seed=6))
+    index.remove(gone)
+    asked = []
+    walk_each = index._plans.walk_each
+    monkeypatch.setattr(
+        index._plans,
+        "walk_each",
+        lambda queries, *rest: asked.append(len(queries)) or walk_each(queries, *rest),
+    )
+    queries = np.concatenate([vectors[:6], np.eye(6, DIM, dtype=np.float32)])  # some were removed
+    attributes = index.table.table
+    for where in (None, "year > 1000 OR NOT (year > 1000)", "group != 'no such group'"):
+        together = index.search(queries, k, where=where)
+        apart = [index.search(query[None], k, where=where) for query in queries]
+        for number, one in enumerate(apart):
+            np.testing.assert_array_equal(together.rows[number], one.rows[0])
+            np.testing.assert_array_equal(together.scores[number], one.scores[0])
+            assert together.plans[number] == one.plans[0]
+        assert check(index, attributes, queries, k, where, removed=gone) > 0.9
+    plans = set(index.search(queries, k).plans)
+    assert plans == {"post-filter, then exact" if k == 600 else "post-filter"}
+    assert (12 in asked) == (added == 0)
+
+
 def test_what_the_planner_believes_changes_only_speed(index):
     rng = np.random.default_rng(4)
     queries = rng.normal(size=(3, DIM)).astype(np.float32)

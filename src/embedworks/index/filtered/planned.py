@@ -230,6 +230,8 @@ class FilteredIndex:
                 if choice.plan in ("exact", "run"):
                     ids, scores = self._plans.exact.search(queries, k, mask=ready.mask.view(bool))
                     return Neighbors(list(ids), list(scores), [choice.plan] * len(queries))
+                if choice.plan == "post-filter" and ready.all_built:
+                    return self._all(queries, margins, k, ready, choice)
             filters: Sequence[str | Condition | None] = [where] * len(queries)
         else:
             filters = where
@@ -444,6 +446,23 @@ class FilteredIndex:
         width = _LISTS_WIDTH if plan == "lists" else max(64, k)
         found = next((c.ef for c in offered if c.plan == plan), width)
         return Choice(plan, 0.0, found)
+
+    def _all(
+        self,
+        queries: np.ndarray,
+        margins: list[float],
+        k: int,
+        ready: Prepared,
+        choice: Choice,
+    ) -> Neighbors:
+        """Answer queries that nothing is filtered out of by one walk each, in one compiled call."""
+        rows, scores, counts = self._plans.walk_each(queries, k, ready, choice)
+        found = Neighbors(list(rows), list(scores), [choice.plan] * len(queries))
+        for number in np.flatnonzero(counts < min(k, ready.count)):
+            best = self._plans.scan(queries[number], margins[number], k, ready.rows)
+            found.rows[number], found.scores[number] = best
+            found.plans[number] = f"{choice.plan}, then exact"
+        return found
 
     def _one(
         self, query: np.ndarray, margin: float, k: int, ready: Prepared, plan: str
