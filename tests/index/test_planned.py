@@ -24,6 +24,7 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.index import _planned, check_collection
+from embedworks.index._bitmaps import Bitmap
 from embedworks.index._graph_rows import check_graph, renumber_graph
 from embedworks.index._planned import PlannedDense
 from embedworks.index._structures import Structures
@@ -156,8 +157,8 @@ def test_filters_that_point_away_from_the_query(built, monkeypatch):
     for query in clustered(20, 31):
         scores = collection.vectors @ query
         mask = scores < np.quantile(scores, 0.4)
-        assert planned._points_away(query[None], mask).all()
-        assert not planned._points_away(query[None], ~mask).any()
+        for passing, away in ((mask, [True]), (~mask, [False])):
+            assert planned._index.points_away(query[None], Bitmap(passing)).tolist() == away
         truth = exact.search(query[None], 10, mask=mask)[0][0]
         rows = planned.search(query[None], 10, mask)[0][0]
         assert mask[rows].all()

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedworks._core.progress import progress
-from embedworks._core.validation import normalize_rows
 from embedworks.errors import DataWarning, FormatError
 from embedworks.index._saved_arrays import load_arrays, save_arrays
 from embedworks.index._structures import ARRAYS, Structures
-from embedworks.index.exact import ExactIndex
+from embedworks.index.exact import ExactIndex, unit_rows
 from embedworks.index.filtered.planner import WALKS, Calibration, Choice, Planner
 
 if TYPE_CHECKING:
@@ -42,12 +41,9 @@ _PAYS_FROM = 10_000_000  # rows x dimensions from which "auto" builds a graph
 _TARGET_RECALL = 0.95
 _MOST_CHANGED = 0.25  # share of rows added or removed up to which a graph is taken over
 _STALE = 0.1  # share from which `prepare` and `compact` build it anew
-_UNIT = 1e-5  # how far from 1 a norm may be for the vectors to be used as they are
 _BATCH = 8  # queries from which a scan costs what it does in a batch
 _PLANS = ("codes", *WALKS)
 _LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
-_SAMPLE = 256  # rows by which it is seen whether a filter points away from a query
-_AWAY = -1.0  # standard errors
 _STEADY = ("codes", "lists")  # find as much under filters that point away from the query
 _WALKED = {
     "codes": "scan the int8 codes of the rows that pass",
@@ -111,7 +107,7 @@ class PlannedDense:
         """Build everything over all vectors and measure the plans on this machine."""
         label = f"Graph and lists of {len(exact):,} rows"
         with progress(label, enabled=show_progress):
-            vectors = _unit_vectors(exact)
+            vectors = unit_rows(exact.vectors, exact.norms)
             built = Structures.build(vectors)
         alone, batch = _scan_cost(exact, 1), _scan_cost(exact, 64)
         index = _assemble(vectors, built, Calibration())
@@ -216,9 +212,10 @@ class PlannedDense:
         if scans or self._scans_once_more(count, k, mask):
             return list(zip(*self.exact.search(vectors, k, mask=mask, allow_zero=True)))
         results: list[tuple[np.ndarray, np.ndarray]] = [(_NOTHING, _NOTHING)] * count
-        steady = choice.plan in _STEADY
-        away = np.zeros(count, dtype=bool) if steady else self._points_away(queries, mask)
         where = _bitmap(mask)
+        away = np.zeros(count, dtype=bool)
+        if choice.plan not in _STEADY:
+            away = self._index.points_away(queries, where)
         for apart in (False, True):
             numbers = np.flatnonzero(away == apart)
             if not len(numbers):
@@ -325,31 +322,13 @@ class PlannedDense:
             _lost.append(queries * (scan.microseconds - choices[0].microseconds))
             return sum(_lost) < _LOADING
 
-    def _points_away(self, queries: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        """Say for which queries (Q, D) the rows that pass are farther than others, by a sample."""
-        away = np.zeros(len(queries), dtype=bool)
-        if mask is None:
-            return away
-        from embedworks.index.filtered._kernels import leaning
-
-        rows, codes, scales = self._sample
-        passing = mask[rows].astype(np.uint8)
-        for number, query in enumerate(queries):
-            away[number] = leaning(codes, scales, query, passing) < _AWAY
-        return away
-
-    @cached_property
-    def _sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Some rows with their codes and scales."""
-        rows = np.random.default_rng(0).integers(0, len(self.built), _SAMPLE)
-        return rows, self.built.codes[rows], self.built.scales[rows]
-
     @property
     def _index(self) -> FilteredIndex:
         with self._lock:
             index: FilteredIndex | None = self.__dict__.get("_index")
             if index is None:
-                index = _assemble(_unit_vectors(self.exact), self.built, self.calibration)
+                vectors = unit_rows(self.exact.vectors, self.exact.norms)
+                index = _assemble(vectors, self.built, self.calibration)
                 self.__dict__["_index"] = index
             return index
 
@@ -383,12 +362,6 @@ def _assemble(vectors: np.ndarray, built: Structures, calibration: Calibration) 
         codes=(built.codes, built.scales),
         planner=Planner(calibration, _TARGET_RECALL),
     )
-
-
-def _unit_vectors(exact: ExactIndex) -> np.ndarray:
-    """Return the vectors at unit length: themselves, not copied, when they have it already."""
-    unit = (np.abs(exact.norms - 1.0) <= _UNIT) | (exact.norms == 0)
-    return exact.vectors if unit.all() else normalize_rows(exact.vectors)
 
 
 def _scan_cost(exact: ExactIndex, queries: int) -> _ScanCost:

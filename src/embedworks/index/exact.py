@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from embedworks._core.validation import check_choice, check_k, check_vectors
+from embedworks._core.validation import check_choice, check_k, check_vectors, normalize_rows
 from embedworks.errors import InputError, NonFiniteError, ShapeError
 
 __all__ = ["SIMILARITIES", "ExactIndex", "topk"]
@@ -24,6 +24,7 @@ _BLOCK_BYTES = 32 * 2**20  # scores of one block of queries against one block of
 _QUERY_BLOCK = 128
 _STATISTICS_ROWS = 200_000
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_UNIT = 1e-6  # how far from 1 the norm of a vector may be that was divided by it in float32
 _GATHER_BELOW = 0.25  # with fewer matching rows than this, copy them out first
 
 
@@ -359,6 +360,22 @@ def row_norms(vectors: np.ndarray) -> np.ndarray:
         part = vectors[start : start + step].astype(np.float64)
         norms[start : start + step] = np.sqrt((part * part).sum(axis=1))
     return norms
+
+
+def unit_rows(vectors: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
+    """Return float32 vectors (M, D) at unit length: the same array when they have it already.
+
+    Args:
+        vectors: The vectors, possibly a memory map.
+        norms: What `row_norms` gives for them, when it is known.
+
+    Returns:
+        ``vectors`` itself when every row has length 1 or 0 as nearly as float32 can say,
+        otherwise a copy in which zero rows stay zero.
+    """
+    norms = row_norms(vectors) if norms is None else norms
+    unit = (np.abs(norms - 1.0) <= _UNIT) | (norms == 0)
+    return vectors if unit.all() else normalize_rows(vectors)
 
 
 def matching_rows(mask: np.ndarray | None, total: int) -> np.ndarray | None:

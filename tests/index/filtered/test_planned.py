@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from embedworks._core.validation import normalize_rows
 from embedworks.errors import (
     FormatError,
     InputError,
@@ -68,6 +69,37 @@ def check(index, attributes, queries, k, where, plan="auto", removed=()):
     return hits / expected.size if expected.size else 1.0
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_vectors_that_are_ready_are_kept_and_others_copied(similarity):
+    given = rows_and_vectors(50)[0]
+    ready = normalize_rows(given) if similarity == "cosine" else given
+    ready[3] = 0
+    assert FilteredIndex.build(ready, similarity=similarity).vectors is ready
+    for other in (ready.astype(np.float64), np.asfortranarray(ready)):
+        before = other.copy()
+        built = FilteredIndex.build(other, similarity=similarity)
+        assert not np.shares_memory(built.vectors, other)
+        np.testing.assert_array_equal(other, before)
+        np.testing.assert_allclose(built.vectors, ready, atol=1e-6)
+    if similarity == "cosine":
+        longer = np.float32(1.001) * ready
+        built = FilteredIndex.build(longer)
+        assert not np.shares_memory(built.vectors, longer)
+        np.testing.assert_allclose(built.vectors, ready, atol=1e-6)
+
+
+def test_points_away_says_whether_the_filter_leaves_the_far_rows():
+    vectors = rows_and_vectors()[0]
+    query = vectors[7]
+    near = vectors @ query > 0
+    index = FilteredIndex.build(vectors, pa.table({"near": near}), ef_construction=40)
+    both = np.stack([query, -query])
+    assert index.points_away(both, "near = TRUE").tolist() == [False, True]
+    assert index.points_away(both, "near = FALSE").tolist() == [True, False]
+    assert index.points_away(both, None).tolist() == [False, False]
+    assert index.points_away(both[:0], None).shape == (0,)
+
+
 @pytest.mark.parametrize("where", FILTERS)
 @pytest.mark.parametrize(
     "plan", ["auto", "exact", "codes", "lists", "post-filter", "graph", "two-hop"]
@@ -95,6 +127,40 @@ def test_batches_and_single_queries_agree(index):
     mixed = index.search(queries[:2], 3, where=["year > 1000", None])
     assert [len(rows) for rows in mixed.rows] == [0, 3]
     assert mixed.plans[0] == "empty"
+
+
+@pytest.mark.parametrize("removed", [0, 40])
+@pytest.mark.parametrize("added", [0, 30])
+@pytest.mark.parametrize("k", [1, 10, 600])
+def test_batches_that_nothing_is_filtered_out_of(monkeypatch, removed, added, k):
+    vectors, table = rows_and_vectors(1500)
+    index = FilteredIndex.build(vectors, table, graph_from=1000, ef_construction=40)
+    walks = tuple(WalkPoint("post-filter", share, 64, 1.0, 1e-3) for share in (0.5, 1.0))
+    index.planner = Planner(Calibration(1e3, 1e3, 1e3, 1e3, walks), learn=False)
+    gone = np.arange(0, 10 * removed, 10)
+    if added:
+        index.add(*rows_and_vectors(added, seed=6))
+    index.remove(gone)
+    asked = []
+    walk_each = index._plans.walk_each
+    monkeypatch.setattr(
+        index._plans,
+        "walk_each",
+        lambda queries, *rest: asked.append(len(queries)) or walk_each(queries, *rest),
+    )
+    queries = np.concatenate([vectors[:6], np.eye(6, DIM, dtype=np.float32)])  # some were removed
+    attributes = index.table.table
+    for where in (None, "year > 1000 OR NOT (year > 1000)", "group != 'no such group'"):
+        together = index.search(queries, k, where=where)
+        apart = [index.search(query[None], k, where=where) for query in queries]
+        for number, one in enumerate(apart):
+            np.testing.assert_array_equal(together.rows[number], one.rows[0])
+            np.testing.assert_array_equal(together.scores[number], one.scores[0])
+            assert together.plans[number] == one.plans[0]
+        assert check(index, attributes, queries, k, where, removed=gone) > 0.9
+    plans = set(index.search(queries, k).plans)
+    assert plans == {"post-filter, then exact" if k == 600 else "post-filter"}
+    assert (12 in asked) == (added == 0)
 
 
 def test_what_the_planner_believes_changes_only_speed(index):

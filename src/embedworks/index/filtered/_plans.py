@@ -17,7 +17,7 @@ from embedworks.index.filtered._lists import scan_lists
 from embedworks.index.filtered.graph import Graph, quantize
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Choice
-from embedworks.index.filtered.search_graph import SearchGraph
+from embedworks.index.filtered.search_graph import SearchGraph, kept
 from embedworks.index.where import Condition
 
 __all__ = ["Plans", "Prepared"]
@@ -82,6 +82,16 @@ class Prepared:
     def run(self) -> tuple[str, int, int] | None:
         """``(column, start, end)`` when the filter is one run of a column's order."""
         return None if self.filter is None else self.filter.run
+
+    @property
+    def all_built(self) -> bool:
+        """Whether all rows pass but removed ones, and all were there when the graph was built."""
+        if self.built < len(self.alive):
+            return False
+        if self.filter is None:
+            return True
+        known = self.filter.cardinality()
+        return known.exact and known.minimum == len(self.alive)
 
     @cached_property
     def early(self) -> np.ndarray:
@@ -216,6 +226,9 @@ class Plans:
             found: tuple[int, _Heap] | None = self.by_codes(query, k, ready.early)
         elif choice.plan == "lists":
             found = self._in_lists(query, k, ready, choice)
+        elif choice.plan == "post-filter" and ready.all_built:
+            rows, scores, counts = self.walk_each(query[None], k, ready, choice)
+            return None if counts[0] < min(k, ready.count) else (rows[0], scores[0])
         elif choice.plan == "post-filter":
             found = self._after_the_walk(query, k, ready, choice)
         else:
@@ -273,22 +286,35 @@ class Plans:
         The best of all rows that pass are the best that pass, so only these few are tested. None
         when fewer than k pass, or so many would be needed that another plan is cheaper.
         """
-        share = max(1, ready.matching or ready.count) / len(self.vectors)
-        keep = 2 * k + _SPARE
-        width = int(max(choice.ef, keep) / share)
+        width, keep = self._width(k, ready, choice), kept(k)
         if width > _WIDEST:
             return None
         rows, scores = self.search_graph.near(query, width)
+        passes = ready.alive[rows]
         if ready.filter is not None:
-            passes = ready.filter.test(rows)
-            if ready.removed:
-                passes &= ready.alive[rows]
-        elif ready.removed:
-            passes = ready.alive[rows]
-        else:
-            return min(keep, len(rows)), (rows[:keep], scores[:keep])
-        kept = np.flatnonzero(passes)[:keep]
-        return None if len(kept) < k else (len(kept), (rows[kept], scores[kept]))
+            passes &= ready.filter.test(rows)
+        best = np.flatnonzero(passes)[:keep]
+        return None if len(best) < k else (len(best), (rows[best], scores[best]))
+
+    def walk_each(
+        self, queries: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Walk all rows for many queries in one call, under a filter that is `all_built`.
+
+        Returns:
+            ``(rows, scores, counts)``, as `SearchGraph.search` does: a query with a count below
+            ``min(k, matching)`` is for the scan.
+        """
+        k, width = min(k, ready.count), self._width(k, ready, choice)
+        if width > _WIDEST:
+            none = np.empty((len(queries), 0), dtype=np.int64)
+            return none, none.astype(np.float32), np.zeros(len(queries), dtype=np.int64)
+        return self.search_graph.search(self.vectors, queries, k, ef=width, alive=ready.alive)
+
+    def _width(self, k: int, ready: Prepared, choice: Choice) -> int:
+        """Return how many rows a walk must find for about ``choice.ef`` of them to pass."""
+        share = max(1, ready.matching or ready.count) / len(self.vectors)
+        return int(max(choice.ef, kept(k)) / share)
 
     def _in_graph(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice

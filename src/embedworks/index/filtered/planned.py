@@ -20,7 +20,7 @@ from embedworks._core.validation import (
 )
 from embedworks.errors import FormatError, InputError, ShapeError
 from embedworks.index.attributes import AttributeTable
-from embedworks.index.exact import SIMILARITIES
+from embedworks.index.exact import SIMILARITIES, unit_rows
 from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._bookkeeping import (
     pack_attributes,
@@ -107,7 +107,8 @@ class FilteredIndex:
         """Build an index and measure what its plans cost on this machine.
 
         Args:
-            vectors: Array of shape (M, D).
+            vectors: Array of shape (M, D). One that is float32, C-contiguous and, under cosine,
+                of unit length is kept as it is, not copied: do not change it afterwards.
             attributes: Arrow table of M rows, or None.
             similarity: ``"cosine"`` or ``"dot"``.
             ordered: Columns of single values by which a second copy of the vectors is kept in
@@ -125,7 +126,7 @@ class FilteredIndex:
         check_in_range(target_recall, name="target_recall", low=0, high=1, open_low=True)
         check_choice(similarity, SIMILARITIES, name="similarity")
         vectors = check_vectors(vectors, allow_empty=True)
-        stored = normalize_rows(vectors) if similarity == "cosine" else vectors.copy()
+        stored = unit_rows(vectors) if similarity == "cosine" else vectors
         if attributes is None:
             attributes = pa.table({"row": np.arange(len(vectors))})
         table = AttributeTable(attributes)
@@ -229,6 +230,8 @@ class FilteredIndex:
                 if choice.plan in ("exact", "run"):
                     ids, scores = self._plans.exact.search(queries, k, mask=ready.mask.view(bool))
                     return Neighbors(list(ids), list(scores), [choice.plan] * len(queries))
+                if choice.plan == "post-filter" and ready.all_built:
+                    return self._all(queries, margins, k, ready, choice)
             filters: Sequence[str | Condition | None] = [where] * len(queries)
         else:
             filters = where
@@ -254,6 +257,17 @@ class FilteredIndex:
             chosen=next((c for c in choices if c.plan == plan), choices[0]),
             choices=tuple(choices),
             beside=len(self.vectors) - self._plans.built if self._plans.walks else 0,
+        )
+
+    def points_away(self, queries: np.ndarray, where: str | Condition | None) -> np.ndarray:
+        """Say for which queries (Q, D) the rows that pass are farther away than others, bool (Q,).
+
+        A sample of the rows tells. Walks, which start near the query, find less there: the
+        planner asks before it takes one.
+        """
+        ready = self._ready(where)
+        return np.array(
+            [self._plans.points_away(q, ready) for q in self._prepare(queries)[0]], bool
         )
 
     def memory(self) -> dict[str, int]:
@@ -432,6 +446,23 @@ class FilteredIndex:
         width = _LISTS_WIDTH if plan == "lists" else max(64, k)
         found = next((c.ef for c in offered if c.plan == plan), width)
         return Choice(plan, 0.0, found)
+
+    def _all(
+        self,
+        queries: np.ndarray,
+        margins: list[float],
+        k: int,
+        ready: Prepared,
+        choice: Choice,
+    ) -> Neighbors:
+        """Answer queries that nothing is filtered out of by one walk each, in one compiled call."""
+        rows, scores, counts = self._plans.walk_each(queries, k, ready, choice)
+        found = Neighbors(list(rows), list(scores), [choice.plan] * len(queries))
+        for number in np.flatnonzero(counts < min(k, ready.count)):
+            best = self._plans.scan(queries[number], margins[number], k, ready.rows)
+            found.rows[number], found.scores[number] = best
+            found.plans[number] = f"{choice.plan}, then exact"
+        return found
 
     def _one(
         self, query: np.ndarray, margin: float, k: int, ready: Prepared, plan: str

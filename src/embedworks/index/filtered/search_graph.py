@@ -11,9 +11,19 @@ from embedworks.index.filtered._search_graph import nearest, nearest_each
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists
 
-__all__ = ["SearchGraph"]
+__all__ = ["SearchGraph", "kept"]
 
 _SPARE = 4  # rows scored exactly beyond 2 k: codes may misplace some
+
+
+def kept(k: int) -> int:
+    """Return how many rows found by codes are scored exactly, for k results.
+
+    Example:
+        >>> kept(10)
+        24
+    """
+    return 2 * k + _SPARE
 
 
 class SearchGraph:
@@ -102,7 +112,7 @@ class SearchGraph:
             first ``counts[q]`` of a line are filled. They are fewer than k when the beam held
             fewer rows that are alive: the caller then searches wider, or scans.
         """
-        keep = 2 * k + _SPARE
+        keep = kept(k)
         best = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         counts = np.empty(len(queries), dtype=np.int64)
