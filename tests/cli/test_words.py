@@ -47,7 +47,7 @@ def test_mistakes_are_named(call, texts, tmp_path):
     for arguments, message in (
         (["--method", "skipgrams"], "Did you mean 'skipgram'"),
         (["--set", "negative=2"], "Did you mean 'negatives'"),
-        (["--set", "negatives"], "--set needs key=value"),
+        (["--set", "negatives"], "--set needs name=value"),
         (["--min-count", "5000"], "occurs 5000 times"),
     ):
         code, _, err = call("words", texts, "--out", tmp_path / "model", *arguments)

@@ -155,7 +155,7 @@ def test_changes_by_dotted_path():
         load_plan(two_stages("minilm"), changes=["stages.secnd.steps=2"])
     with pytest.raises(SettingsError, match="Did you mean 'seed'"):
         load_plan(two_stages("minilm"), changes=["sede=2"])
-    with pytest.raises(SettingsError, match="key=value"):
+    with pytest.raises(SettingsError, match="name=value"):
         load_plan(two_stages("minilm"), changes=["seed"])
     with pytest.raises(SettingsError, match="has nothing named"):
         load_plan(two_stages("minilm"), changes=["stages.0.name.x.y=2"])

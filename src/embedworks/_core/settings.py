@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -13,7 +13,7 @@ from embedworks._core.files import write_text
 from embedworks._core.registry import did_you_mean
 from embedworks.errors import NotFoundError, SettingsError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "read_assignment", "read_assignments", "read_recipe_file"]
 
 _MAX_RECIPE_BYTES = 1_000_000
 
@@ -60,18 +60,7 @@ class Settings(pydantic.BaseModel):
             NotFoundError: When the file does not exist.
             SettingsError: When it is not YAML, too large, or not valid.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise NotFoundError(f"The recipe {path} does not exist.")
-        if path.stat().st_size > _MAX_RECIPE_BYTES:
-            raise SettingsError(f"{path} is larger than 1 MB: this is not a recipe.")
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise SettingsError(f"{path} must hold a mapping of settings, not a {type(values)}.")
-        return cls.from_dict(values)
+        return cls.from_dict(read_recipe_file(path))
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the settings as YAML, atomically."""
@@ -80,6 +69,53 @@ class Settings(pydantic.BaseModel):
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with some fields changed."""
         return type(self).from_dict({**self.to_dict(), **changes})
+
+
+def read_recipe_file(path: str | Path) -> dict[str, Any]:
+    """Return the plain values of a YAML file of settings.
+
+    Raises:
+        NotFoundError: When the file does not exist.
+        SettingsError: When it is not YAML, too large, or no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"The recipe {path} does not exist.")
+    if path.stat().st_size > _MAX_RECIPE_BYTES:
+        raise SettingsError(f"{path} is larger than 1 MB: this is not a recipe.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(
+            f"{path} must hold a mapping of settings, not a {type(values).__name__}."
+        )
+    return values
+
+
+def read_assignment(text: str, *, example: str) -> tuple[str, Any]:
+    """Split ``name=value`` as ``--set`` takes it; the value is read as YAML.
+
+    Raises:
+        SettingsError: When there is no name or no ``=``, or the value is not YAML.
+
+    Example:
+        >>> read_assignment("density=0.3", example="density=0.3")
+        ('density', 0.3)
+    """
+    name, mark, value = text.partition("=")
+    if not (name.strip() and mark):
+        raise SettingsError(f"--set needs name=value, such as {example}, got {text!r}.")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+
+
+def read_assignments(texts: Iterable[str], *, example: str) -> dict[str, Any]:
+    """Return what `read_assignment` finds in each text; of a name given twice, the last."""
+    return dict(read_assignment(text, example=example) for text in texts)
 
 
 def _explain(root: type[pydantic.BaseModel], problem: Any) -> str:

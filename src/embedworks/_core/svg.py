@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "AXIS", "BLUE", "COLOURS", "GREY", "GRID", "INK", "ORANGE", "PAPER",
-    "axis_ticks", "svg_document", "svg_line", "svg_text",
+    "axis_ticks", "svg_circle", "svg_document", "svg_line", "svg_rect", "svg_text",
 ]  # fmt: skip
 
 INK, GREY, GRID, AXIS, PAPER = "#1f2933", "#6b7280", "#e1e6eb", "#9aa5b1", "#fbfcfd"
@@ -64,6 +64,34 @@ def svg_line(
     )
 
 
+def svg_rect(x: float, y: float, width: float, height: float, fill: str) -> str:
+    """Return a filled rectangle whose upper left corner is at x and y, without soft edges.
+
+    Example:
+        >>> svg_rect(0, 1, 2, 3, "red")
+        '<rect x="0.0" y="1.0" width="2.0" height="3.0" fill="red" shape-rendering="crispEdges"/>'
+    """
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}" '
+        'shape-rendering="crispEdges"/>'
+    )
+
+
+def svg_circle(
+    x: float, y: float, radius: float, fill: str, edge: str = PAPER, *, width: float = 1.5
+) -> str:
+    """Return a filled circle around x and y with an edge of its own colour.
+
+    Example:
+        >>> svg_circle(1, 2, 4, "red", "black", width=1)
+        '<circle cx="1.0" cy="2.0" r="4" fill="red" stroke="black" stroke-width="1"/>'
+    """
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{fill}" '
+        f'stroke="{edge}" stroke-width="{width:g}"/>'
+    )
+
+
 def svg_text(
     x: float,
     y: float,
@@ -73,11 +101,31 @@ def svg_text(
     *,
     size: int = 13,
     weight: str = "400",
+    upwards: bool = False,
+    halo: bool = False,
 ) -> str:
-    """Return a text whose ``anchor`` (start, middle, end) is at x on the base line y."""
+    """Return a text whose ``anchor`` (start, middle, end) is at x on the base line y.
+
+    Args:
+        x: Where the anchor is.
+        y: The base line.
+        text: What to write; it is escaped.
+        colour: Of the letters.
+        anchor: Which part of the text is at x.
+        size: Of the letters, in pixels.
+        weight: 400 is plain, 600 half bold.
+        upwards: Turn it around its anchor, to be read from below.
+        halo: Draw a light edge around the letters, for texts on a coloured ground.
+
+    Example:
+        >>> svg_text(1, 2, "a < b", "red", upwards=True)[:66]
+        '<text x="1.0" y="2.0" fill="red" text-anchor="start" font-size="13'
+    """
+    more = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if upwards else ""
+    more += f' paint-order="stroke" stroke="{PAPER}" stroke-width="3"' if halo else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" '
-        f'font-size="{size}" font-weight="{weight}">{html.escape(text)}</text>'
+        f'font-size="{size}" font-weight="{weight}"{more}>{html.escape(text)}</text>'
     )
 
 

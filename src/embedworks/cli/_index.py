@@ -164,9 +164,11 @@ def update(
 
     Texts are changed by `index add --replace`, because their vectors change with them.
     """
+    from embedworks._core.settings import read_assignments
+
     collection = _open(run, wait=wait)
     chosen = _chosen(collection, ids, documents, where)
-    values = _values(settings)
+    values = read_assignments(settings, example="year=2024")
     count = _count(collection, chosen) if dry_run else collection.update(values, **chosen)
     _tell(collection, f"{count:,} rows {'would be ' if dry_run else ''}updated", count, json)
 
@@ -311,21 +313,6 @@ def _count(collection: Collection, chosen: dict[str, Any]) -> int:
 
     where = chosen.get("where") or In("chunk_id", tuple(chosen["chunk_ids"]))
     return collection.count(where)
-
-
-def _values(settings: list[str]) -> dict[str, Any]:
-    import yaml
-
-    values: dict[str, Any] = {}
-    for text in settings:
-        name, mark, value = text.partition("=")
-        if not (name.strip() and mark):
-            raise InputError(f"--set needs column=value, such as year=2024, got {text!r}.")
-        try:
-            values[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {text!r}: the value is not valid YAML: {error}") from error
-    return values
 
 
 def _tell(collection: Collection, text: str, count: int, json: bool) -> None:

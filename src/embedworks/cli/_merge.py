@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +14,7 @@ from embedworks.errors import SettingsError
 if TYPE_CHECKING:
     from embedworks.merging import MergeReport
 
-__all__ = ["read_options", "register"]
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +65,7 @@ def merge(
     json: JsonFlag = False,
 ) -> None:  # fmt: skip
     """Merge models of one structure, or LoRA adapters of one base, into a new model."""
+    from embedworks._core.settings import read_assignments
     from embedworks.merging import merge as merge_models
 
     report = merge_models(
@@ -75,7 +75,7 @@ def merge(
         weights=None if weights is None else _weights(weights),
         base=base,
         rows=search,
-        options=read_options(settings or ()),
+        options=read_assignments(settings or (), example="density=0.3"),
         tokenizer=tokenizer,
         overwrite=overwrite,
         show_progress=False if json else None,
@@ -134,19 +134,3 @@ def _weights(text: str) -> list[float] | dict[str, list[float]]:
             f"--weights needs numbers with commas between them, such as 0.7,0.3, or a .json file, "
             f"got {text!r}."
         ) from error
-
-
-def read_options(given: Sequence[str]) -> dict[str, Any]:
-    """Return ``key=value`` texts as a dict, the values read as YAML."""
-    import yaml
-
-    options: dict[str, Any] = {}
-    for text in given:
-        key, mark, value = text.partition("=")
-        if not (key.strip() and mark):
-            raise SettingsError(f"--set needs key=value, such as density=0.3, got {text!r}.")
-        try:
-            options[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--set {text!r}: the value is not valid YAML: {error}") from error
-    return options

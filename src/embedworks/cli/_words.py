@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from embedworks.cli._merge import read_options
 from embedworks.cli._output import JsonFlag, console, emit_json, show_table
 
 __all__ = ["register"]
@@ -52,6 +51,7 @@ def words(
     json: JsonFlag = False,
 ) -> None:  # fmt: skip
     """Train word vectors on documents; the folder is a model for every other command."""
+    from embedworks._core.settings import read_assignments
     from embedworks.data import read_documents
     from embedworks.errors import InputError
     from embedworks.models import save, train_word_vectors
@@ -59,7 +59,7 @@ def words(
 
     if out.exists() and not overwrite:
         raise InputError(f"{out} is there already: choose another folder, or give --overwrite.")
-    chosen = method_settings(method, read_options(options or []))
+    chosen = method_settings(method, read_assignments(options or (), example="negatives=10"))
     show = False if json else None
     documents = read_documents(source, text_column=text_column, show_progress=show)
     texts = (f"{document.title} {document.text}".strip() for document in documents)

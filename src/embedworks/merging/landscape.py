@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from embedworks._core.progress import progress
+from embedworks._core.svg import GREY, INK, PAPER, svg_circle, svg_document, svg_rect, svg_text
 from embedworks._core.validation import check_in_range
 from embedworks.errors import InputError
 from embedworks.merging.probe import Probe
@@ -123,7 +123,8 @@ def loss_landscape(
     )
 
 
-_LEFT, _TOP, _SIZE, _GAP = 52.0, 46.0, 250.0, 76.0
+_LEFT, _TOP, _SIZE, _GAP = 56.0, 50.0, 252.0, 76.0
+_FOUND = "#d6336c"
 _LOW, _HIGH = np.array([0x16, 0x4B, 0x7D]), np.array([0xF7, 0xE3, 0xB5])
 
 
@@ -142,80 +143,50 @@ def draw_landscape(found: Landscape, names: Sequence[str] = ()) -> str:
         panels = {"all tasks (shares of the least)": found.relative, **panels}
     labels = [names[axis] if axis < len(names) else f"model {axis + 1}" for axis in found.axes]
     width = _LEFT + len(panels) * (_SIZE + _GAP) - _GAP + 24
-    height = _TOP + _SIZE + 58
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}" font-family="system-ui, sans-serif" '
-        'font-size="12" role="img">',
-        "<title>Losses of merges of two models</title>",
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="#fff"/>',
-    ]
+    parts: list[str] = []
     for place, (title, losses) in enumerate(panels.items()):
         parts += _panel(found, title, losses, labels, _LEFT + place * (_SIZE + _GAP))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    ends = (f"{title} {own.min():.3f} to {own.max():.3f}" for title, own in panels.items())
+    summary = f"Losses of merges of {labels[0]} and {labels[1]}: {'; '.join(ends)}"
+    return svg_document(width, _TOP + _SIZE + 52, summary, parts)
 
 
 def _panel(
     found: Landscape, title: str, losses: np.ndarray, labels: Sequence[str], left: float
 ) -> list[str]:
     low, high = float(losses.min()), float(losses.max())
-    count = len(found.x)
-    cell = _SIZE / count
-    step = (found.x[-1] - found.x[0]) / (count - 1)
+    cell = _SIZE / len(found.x)
+    step = (found.x[-1] - found.x[0]) / (len(found.x) - 1)
+    bottom, middle = _TOP + _SIZE, _SIZE / 2
 
     def x_of(value: float) -> float:
         return left + (value - found.x[0]) / step * cell + cell / 2
 
     def y_of(value: float) -> float:
-        return _TOP + _SIZE - (value - found.y[0]) / step * cell - cell / 2
+        return bottom - (value - found.y[0]) / step * cell - cell / 2
 
     parts = [
-        _text(left, 18, title, weight="bold"),
-        _text(left, 34, f"{low:.3f} (dark) to {high:.3f}", colour="#555"),
+        svg_text(left, 22, title, weight="600"),
+        svg_text(left, 38, f"{low:.3f} (dark) to {high:.3f}", GREY, size=12),
     ]
     for row, y in enumerate(found.y):
         for column, x in enumerate(found.x):
             share = np.sqrt((losses[row, column] - low) / (high - low)) if high > low else 0.0
             red, green, blue = (_LOW + share * (_HIGH - _LOW)).round().astype(int)
-            parts.append(
-                f'<rect x="{x_of(x) - cell / 2:.1f}" y="{y_of(y) - cell / 2:.1f}" '
-                f'width="{cell + 0.3:.1f}" height="{cell + 0.3:.1f}" '
-                f'fill="#{red:02x}{green:02x}{blue:02x}"/>'
-            )
+            fill = f"#{red:02x}{green:02x}{blue:02x}"
+            parts.append(svg_rect(x_of(x) - cell / 2, y_of(y) - cell / 2, cell, cell, fill))
     for tick in (0.0, 0.5, 1.0):
         if found.x[0] <= tick <= found.x[-1]:
-            parts.append(_text(x_of(tick), _TOP + _SIZE + 16, f"{tick:g}", anchor="middle"))
-            parts.append(_text(left - 6, y_of(tick) + 4, f"{tick:g}", anchor="end"))
-    middle = left + _SIZE / 2
-    parts.append(_text(middle, _TOP + _SIZE + 36, labels[0], anchor="middle"))
-    turned = f'transform="rotate(-90 {left - 32:.0f} {_TOP + _SIZE / 2:.0f})"'
-    parts.append(_text(left - 32, _TOP + _SIZE / 2, labels[1], anchor="middle", more=turned))
+            parts.append(svg_text(x_of(tick), bottom + 16, f"{tick:g}", GREY, "middle", size=12))
+            parts.append(svg_text(left - 6, y_of(tick) + 4, f"{tick:g}", GREY, "end", size=12))
+    parts.append(svg_text(left + middle, bottom + 36, labels[0], anchor="middle"))
+    parts.append(svg_text(left - 32, _TOP + middle, labels[1], anchor="middle", upwards=True))
     for name, x, y in found.marks:
         if found.x[0] - step / 2 <= x <= found.x[-1] + step / 2 and (
             found.y[0] - step / 2 <= y <= found.y[-1] + step / 2
         ):
-            radius = 6 if name == "found" else 4
-            fill = "#d6336c" if name == "found" else "#fff"
-            parts.append(
-                f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="{radius}" fill="{fill}" '
-                'stroke="#111" stroke-width="1.2"/>'
-            )
-            halo = 'paint-order="stroke" stroke="#fff" stroke-width="3"'
-            parts.append(_text(x_of(x) + 9, y_of(y) + 4, name, more=halo))
+            radius, fill = (6, _FOUND) if name == "found" else (4, PAPER)
+            side, anchor = (9, "start") if x_of(x) < left + 0.75 * _SIZE else (-9, "end")
+            parts.append(svg_circle(x_of(x), y_of(y), radius, fill, INK, width=1.2))
+            parts.append(svg_text(x_of(x) + side, y_of(y) + 4, name, INK, anchor, halo=True))
     return parts
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    weight: str = "normal",
-    colour: str = "#111",
-    more: str = "",
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{colour}" {more}>{html.escape(text)}</text>'
-    )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,18 @@ from safetensors.numpy import save as to_bytes
 
 from embedworks._core.files import atomic_directory, read_json
 from embedworks._core.registry import did_you_mean
-from embedworks.errors import FormatError, InputError
+from embedworks.errors import DataWarning, FormatError, InputError
 from embedworks.models.protocols import Encoder
 
 __all__ = [
     "KIND_FILE",
     "KindFolder",
+    "KindModel",
     "hash_of",
     "is_kind_folder",
     "load_kind",
     "read_kind",
+    "warn_of_unknown",
     "write_kind",
 ]
 
@@ -54,6 +58,60 @@ class KindFolder:
     kind: str
     settings: dict[str, Any]
     arrays: dict[str, np.ndarray]
+
+
+class KindModel(ABC):
+    """A model kept in a folder of its kind, which reads queries and documents alike."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Number of dimensions D."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return one L2-normalised vector per text, float32 (N, D)."""
+
+    @abstractmethod
+    def _content(self) -> KindFolder:
+        """Return all that decides the vectors."""
+
+    @property
+    def content_hash(self) -> str:
+        """Hex SHA-256 of everything that decides the vectors."""
+        return hash_of(self._content())
+
+    def get_embedding_dimension(self) -> int:
+        """Return D, under the name sentence-transformers uses."""
+        return self.dim
+
+    def encode_query(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode search queries; the same as `encode`."""
+        return self.encode(texts)
+
+    def encode_document(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode what is searched; the same as `encode`."""
+        return self.encode(texts)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model to ``folder``; `embedworks.load` reads it.
+
+        Raises:
+            InputError: When ``folder`` holds something that is not a model.
+        """
+        return write_kind(folder, self._content())
+
+
+def warn_of_unknown(vectors: np.ndarray) -> None:
+    """Count texts with a zero vector in one `DataWarning`, as seen by the caller of ``encode``."""
+    missing = np.flatnonzero(~vectors.any(axis=1))
+    if len(missing):
+        warnings.warn(
+            f"{len(missing)} of {len(vectors)} texts have no token this model knows; their vectors "
+            f"are zero. The first is text {missing[0]}.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def is_kind_folder(folder: Path) -> bool:

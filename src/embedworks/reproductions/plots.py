@@ -12,8 +12,8 @@ from embedworks._core.svg import (
     GRID,
     INK,
     ORANGE,
-    PAPER,
     axis_ticks,
+    svg_circle,
     svg_document,
     svg_line,
     svg_text,
@@ -106,10 +106,7 @@ def _panel(rows: Sequence[_Row], title: str, top: float, *, zero: bool) -> tuple
         parts.append(svg_line(x(row.low), y, x(row.high), y, row.colour, width=3.0))
         for value in row.by_seed:
             parts.append(svg_line(x(value), y - 8, x(value), y + 8, row.colour, width=1.2))
-        parts.append(
-            f'<circle cx="{x(row.mean):.1f}" cy="{y:.1f}" r="5.5" fill="{row.colour}" '
-            f'stroke="{PAPER}" stroke-width="1.5"/>'
-        )
+        parts.append(svg_circle(x(row.mean), y, 5.5, row.colour))
         parts.append(
             svg_text(_WIDTH - 16, y + 4, row.value, row.colour, anchor="end", size=13, weight="600")
         )

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
-import yaml
 
 from embedworks._core.registry import did_you_mean
+from embedworks._core.settings import read_assignment
 from embedworks.errors import SettingsError
 
 __all__ = ["differences", "overlay", "parse_assignment", "set_path", "unknown_keys"]
@@ -57,16 +57,12 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
         >>> parse_assignment("stages.first.steps=20")
         (['stages', 'first', 'steps'], 20)
     """
-    path, found, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not found or not all(keys):
-        raise SettingsError(
-            f"--set needs key=value with a dotted key, such as stages.0.steps=100, got {text!r}."
-        )
-    try:
-        return keys, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+    example = "stages.0.steps=100"
+    path, value = read_assignment(text, example=example)
+    keys = path.split(".")
+    if not all(keys):
+        raise SettingsError(f"--set needs a dotted name, such as {example}, got {text!r}.")
+    return keys, value
 
 
 def set_path(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:

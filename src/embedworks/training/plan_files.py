@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from embedworks._core.registry import did_you_mean
-from embedworks.errors import NotFoundError, SettingsError
+from embedworks._core.settings import read_recipe_file
+from embedworks.errors import SettingsError
 from embedworks.training._plan_values import differences, overlay, parse_assignment, set_path
 from embedworks.training.plan import PlanSettings
 from embedworks.training.recipes import RECIPES
 
 __all__ = ["RecipeChange", "diff_plans", "load_plan"]
-
-_MAX_RECIPE_BYTES = 1_000_000
 
 
 def load_plan(
@@ -91,17 +88,7 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
         path = RECIPES[str(recipe)].path
-    if not path.is_file():
-        raise NotFoundError(f"The recipe {path} does not exist.")
-    if path.stat().st_size > _MAX_RECIPE_BYTES:
-        raise SettingsError(f"{path} is larger than 1 MB: this is not a recipe.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} must hold a mapping of settings.")
-    return values
+    return read_recipe_file(path)
 
 
 @dataclass(frozen=True)

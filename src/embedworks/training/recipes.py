@@ -10,8 +10,8 @@ from typing import TypeVar
 import yaml
 
 from embedworks._core.registry import Registry
-from embedworks._core.settings import Settings
-from embedworks.errors import NotFoundError, SettingsError
+from embedworks._core.settings import Settings, read_recipe_file
+from embedworks.errors import SettingsError
 
 __all__ = ["RECIPES", "Recipe", "load_recipe", "recipe_kind"]
 
@@ -85,13 +85,7 @@ def recipe_kind(recipe: str | Path) -> tuple[str, Path]:
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
         known = RECIPES[str(recipe)]
         return known.kind, known.path
-    if not path.is_file():
-        raise NotFoundError(f"The recipe {path} does not exist.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from error
-    kind = values.get("kind") if isinstance(values, dict) else None
+    kind = read_recipe_file(path).get("kind")
     if not isinstance(kind, str):
         raise SettingsError(
             f"{path} does not say what it is: add a line such as `kind: plan` (or adapt, "

@@ -336,7 +336,7 @@ def test_letter_groups_are_those_of_the_paper():
     assert Subwords(3, 6).groups("where")[:5] == ["<wh", "whe", "her", "ere", "re>"]
     assert Subwords(3, 6).groups("a") == []
     assert "<where>" not in Subwords(3, 9).groups("where")
-    with pytest.warns(DataWarning, match="no word this model knows"):
+    with pytest.warns(DataWarning, match="no token this model knows"):
         empty = SubwordModel(
             ["a"], np.ones((1, 2)), np.zeros(0), np.zeros((0, 2)), Subwords()
         ).encode(["zebra"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 
 from embedworks._core.extras import require_extra
 from embedworks._core.validation import check_choice, check_in_range, check_texts, normalize_rows
-from embedworks.errors import DataWarning, EmptyInputError, FormatError, InputError
-from embedworks.models._kinds import KindFolder, hash_of, read_kind, write_kind
+from embedworks.errors import EmptyInputError, FormatError, InputError
+from embedworks.models._kinds import KindFolder, KindModel, read_kind, warn_of_unknown
 
 __all__ = ["CountModel"]
 
@@ -35,7 +34,7 @@ class _Settings:
     seed: int
 
 
-class CountModel:
+class CountModel(KindModel):
     """A text's words, counted and weighed by scikit-learn, as an ordinary model.
 
     The honest, cheap baseline of every comparison: no training beyond counting. Without
@@ -126,18 +125,9 @@ class CountModel:
         """Number of dimensions D."""
         return len(self.words) if self._settings.topics is None else self._settings.dim
 
-    @property
-    def content_hash(self) -> str:
-        """Hex SHA-256 of everything that decides the vectors."""
-        return hash_of(self._content())
-
     def __repr__(self) -> str:
         kind = self._settings.topics or self._settings.weighting
         return f"CountModel({kind}, words={len(self.words)}, dim={self.dim})"
-
-    def get_embedding_dimension(self) -> int:
-        """Return D, under the name sentence-transformers uses."""
-        return self.dim
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return one L2-normalised vector per text, float32 (N, D).
@@ -156,23 +146,8 @@ class CountModel:
             else:
                 rows = np.asarray(self._reducer.transform(weighed))
             vectors[low : low + len(rows)] = normalize_rows(np.where(found[:, None], rows, 0))
-        missing = int((~vectors.any(axis=1)).sum())
-        if missing:
-            warnings.warn(
-                f"{missing} of {len(items)} texts have no token this model knows; their vectors "
-                "are zero.",
-                DataWarning,
-                stacklevel=2,
-            )
+        warn_of_unknown(vectors)
         return vectors
-
-    def encode_query(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode search queries; the same as `encode`."""
-        return self.encode(texts)
-
-    def encode_document(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode what is searched; the same as `encode`."""
-        return self.encode(texts)
 
     def topic_words(self, count: int = 10) -> list[list[str]]:
         """Return the ``count`` heaviest words of each factor.
@@ -184,14 +159,6 @@ class CountModel:
             raise InputError("This model has a dimension per word and no topics: fit with topics=.")
         parts = self._arrays["components_"]
         return [[self.words[i] for i in np.argsort(-row, kind="stable")[:count]] for row in parts]
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model to ``folder``; `embedworks.load` reads it.
-
-        Raises:
-            InputError: When ``folder`` holds something that is not a model.
-        """
-        return write_kind(folder, self._content())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> CountModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +19,8 @@ from embedworks._core.validation import (
     check_vectors,
     normalize_rows,
 )
-from embedworks.errors import DataWarning, FormatError, InputError
-from embedworks.models._kinds import KindFolder, hash_of, read_kind, write_kind
+from embedworks.errors import FormatError, InputError
+from embedworks.models._kinds import KindFolder, KindModel, read_kind, warn_of_unknown
 from embedworks.models.words._prediction import alias_table, cbow_texts, dbow_texts
 from embedworks.models.words.corpus import WordCorpus, split_words
 from embedworks.models.words.methods import WordRun, training_record
@@ -35,7 +34,7 @@ from embedworks.models.words.prediction import (
 __all__ = ["Doc2Vec"]
 
 
-class Doc2Vec:
+class Doc2Vec(KindModel):
     """Paragraph vectors (Le and Mikolov 2014, arXiv 1405.4053), with inference for new texts.
 
     Make one with `fit`. ``encode`` learns a vector for each text against the frozen model, which
@@ -132,17 +131,8 @@ class Doc2Vec:
         """L2-normalised vectors of the texts it was fitted on, float32 (N, D)."""
         return self._arrays["texts"]
 
-    @property
-    def content_hash(self) -> str:
-        """Hex SHA-256 of everything that decides the vectors."""
-        return hash_of(self._content())
-
     def __repr__(self) -> str:
         return f"Doc2Vec({self._settings['method']}, words={len(self._place)}, dim={self.dim})"
-
-    def get_embedding_dimension(self) -> int:
-        """Return D, under the name sentence-transformers uses."""
-        return self.dim
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Infer one L2-normalised vector per text, float32 (N, D).
@@ -156,14 +146,7 @@ class Doc2Vec:
             known = [self._place[word] for word in split_words(text) if word in self._place]
             if known:
                 vectors[place] = self._infer(np.array(known, dtype=np.int32))
-        missing = np.flatnonzero(~vectors.any(axis=1))
-        if len(missing):
-            warnings.warn(
-                f"{len(missing)} of {len(items)} texts have no word this model knows; their "
-                f"vectors are zero. The first is text {missing[0]}.",
-                DataWarning,
-                stacklevel=2,
-            )
+        warn_of_unknown(vectors)
         return normalize_rows(vectors)
 
     def _infer(self, ids: np.ndarray) -> np.ndarray:
@@ -183,22 +166,6 @@ class Doc2Vec:
                 now, after, state, len(words), False,
             )  # fmt: skip
         return np.asarray(inputs[-1])
-
-    def encode_query(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode search queries; the same as `encode`."""
-        return self.encode(texts)
-
-    def encode_document(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode what is searched; the same as `encode`."""
-        return self.encode(texts)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model to ``folder``; `embedworks.load` reads it.
-
-        Raises:
-            InputError: When ``folder`` holds something that is not a model.
-        """
-        return write_kind(folder, self._content())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Doc2Vec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from embedworks._core.validation import check_in_range, check_texts, check_vectors, normalize_rows
-from embedworks.errors import DataWarning, FormatError, InputError
-from embedworks.models._kinds import KindFolder, hash_of, read_kind, write_kind
+from embedworks.errors import FormatError, InputError
+from embedworks.models._kinds import KindFolder, KindModel, read_kind, warn_of_unknown
 from embedworks.models.static import StaticModel
 from embedworks.models.words._prediction import skipgram_texts
 from embedworks.models.words.corpus import WordCorpus, split_words
@@ -113,7 +112,7 @@ class FastText(PredictionSettings):
         )
 
 
-class SubwordModel:
+class SubwordModel(KindModel):
     """Words and letter groups, as a model: also words that were never seen have a vector.
 
     A known word has its row of ``table``; an unknown one the mean of its groups' rows. A text is
@@ -171,17 +170,8 @@ class SubwordModel:
         """Number of dimensions D."""
         return int(self._table.shape[1])
 
-    @property
-    def content_hash(self) -> str:
-        """Hex SHA-256 of everything that decides the vectors."""
-        return hash_of(self._content())
-
     def __repr__(self) -> str:
         return f"SubwordModel(words={len(self.words)}, groups={len(self._buckets)}, dim={self.dim})"
-
-    def get_embedding_dimension(self) -> int:
-        """Return D, under the name sentence-transformers uses."""
-        return self.dim
 
     def word_vector(self, word: str) -> np.ndarray:
         """Return the vector of one lower-cased word, float32 (D,); zero if no group is known."""
@@ -216,35 +206,12 @@ class SubwordModel:
                         unseen[word] = self.word_vector(word)
                     total = total + unseen[word]
             vectors[place] = total
-        missing = np.flatnonzero(~vectors.any(axis=1))
-        if len(missing):
-            warnings.warn(
-                f"{len(missing)} of {len(items)} texts have no word this model knows; their "
-                f"vectors are zero. The first is text {missing[0]}.",
-                DataWarning,
-                stacklevel=2,
-            )
+        warn_of_unknown(vectors)
         return normalize_rows(vectors)
-
-    def encode_query(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode search queries; the same as `encode`."""
-        return self.encode(texts)
-
-    def encode_document(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode what is searched; the same as `encode`."""
-        return self.encode(texts)
 
     def as_static(self) -> StaticModel:
         """Return the known words alone, as a `StaticModel`: faster, and blind to other words."""
         return word_model(self.words, self._table, name="fasttext", metadata=self.metadata)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model to ``folder``; `embedworks.load` reads it.
-
-        Raises:
-            InputError: When ``folder`` holds something that is not a model.
-        """
-        return write_kind(folder, self._content())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SubwordModel:
