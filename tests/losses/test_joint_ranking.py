@@ -130,7 +130,9 @@ def test_pairs_are_joined_as_a_loop_joins_them(limit, side):
         ]
         width = max(map(len, rows))
         padded = [
-            [*[0] * (width - len(row)), *row] if side == "left" else [*row, *[0] * (width - len(row))]
+            [*[0] * (width - len(row)), *row]
+            if side == "left"
+            else [*row, *[0] * (width - len(row))]
             for row in rows
         ]
         ids = torch.tensor(padded)

@@ -79,7 +79,9 @@ class JointRankingLoss(nn.Module):
             there.append(there[0] if present is None else present.to(there[0].device).bool())
             read.append(negative)
         for shift in range(1, min(self.others, size - 1) + 1):
-            other = {name: torch.roll(document[name], -shift, dims=0) for name in _READ & {*document}}
+            other = {
+                name: torch.roll(document[name], -shift, dims=0) for name in _READ & {*document}
+            }
             there.append(~_same(document, other))
             read.append(other)
         if len(read) < 2:
@@ -118,6 +120,8 @@ def _below(columns: list[dict[str, Any]]) -> dict[str, Tensor]:
     width = max(column["input_ids"].shape[1] for column in columns)
     names = [name for name in _READ if all(name in column for column in columns)]
     return {
-        name: torch.cat([pad(column[name], (0, width - column[name].shape[1])) for column in columns])
+        name: torch.cat(
+            [pad(column[name], (0, width - column[name].shape[1])) for column in columns]
+        )
         for name in names
     }
