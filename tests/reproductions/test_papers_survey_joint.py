@@ -28,7 +28,7 @@ WORDS = ["tea", "rye", "oat", "fig", "yam", "nut", "egg", "ham", "pea", "soy"]
 TEXTS = [f"the {a} is with {b} in the field" for a in WORDS for b in WORDS]
 SMALL = {
     "world": "captions", "rows": 40, "documents": 30, "queries": 6,
-    "ranked": {"validation": 3, "test": 5}, "text_characters": 80, "margin": 1.0,
+    "ranked": {"validation": 3, "test": 5}, "text_characters": 80, "margin": 1.0, "weight": 0.5,
     "steps": 3, "batch": 4, "others": 1, "read": 16,
 }  # fmt: skip
 

@@ -160,7 +160,7 @@ def _trained(arm: Arm, data: Mapping[str, Any], settings: Mapping[str, Any], con
         model = joint_model(model, seed=seed)
     loss: nn.Module = ContrastiveLoss(model, temperature=0.05, mini_batch_tokens=packed)
     if arm["tasks"] != "embed":
-        loss = JointRankingLoss(model, loss, others=settings["others"])
+        loss = JointRankingLoss(model, loss, weight=settings["weight"], others=settings["others"])
     if arm["tasks"] == "rank":
         loss = Ranking(loss)
     train_model(
@@ -246,16 +246,16 @@ ENTRIES = (
         tuning=Tuning({"lr": (1e-4, 3e-4)}, metric="quality"),
         scales={
             "mini": {
-                "world": "captions", "rows": 1500, "documents": 1000, "queries": 1000,
+                "world": "captions", "rows": 1000, "documents": 600, "queries": 600,
                 "ranked": {"validation": 100, "test": 200}, "text_characters": 200,
-                "margin": 0.95,
-                "steps": 45, "batch": 16, "others": 2, "read": 32,
+                "margin": 0.95, "weight": 0.5,
+                "steps": 30, "batch": 16, "others": 2, "read": 32,
             },
             "gpu": {
                 "world": "titles", "rows": 12_000, "documents": 5000, "queries": 2000,
                 "ranked": {"validation": 400, "test": 1500}, "text_characters": 600,
-                "margin": 0.95,
-                "steps": 350, "batch": 32, "others": 3, "read": 256,
+                "margin": 0.95, "weight": 0.5,
+                "steps": 500, "batch": 32, "others": 3, "read": 256,
             },
         },
         setup="Every model starts from all-MiniLM-L6-v2 and trains its layers, not its token "

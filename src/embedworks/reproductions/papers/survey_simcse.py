@@ -86,9 +86,12 @@ def _data(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def _language_model(data: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> Any:
     sizes = {name: settings[name] for name in ("dim", "layers", "heads")}
+    # BERT's 0.02 is for 768 dimensions; narrower layers would start with smaller outputs.
+    wide = 0.02 * (768 / settings["dim"]) ** 0.5
     return new_language_model(
-        "bert", data["tokenizer"], masked=True, max_tokens=128, seed=seed, **sizes
-    )
+        "bert", data["tokenizer"], masked=True, max_tokens=128, seed=seed,
+        initializer_range=wide, **sizes,
+    )  # fmt: skip
 
 
 def _pretrained(
