@@ -54,8 +54,8 @@ def test_a_very_small_run(tmp_path):
     small = replace(small, run=_at_rate(ENTRY.run, 1e-3))
     result = reproduce(small, out=tmp_path, device="cpu")
     assert ReproductionResult.load(tmp_path / "survey-simcse-mini.json") == result
-    values = {arm.name: arm.metrics["sts"].mean for arm in result.arms}
-    assert len({round(value, 9) for value in values.values()}) == len(values)
+    values = {arm.name: arm.metrics["mean cosine"].mean for arm in result.arms}
+    assert len({round(value, 6) for value in values.values()}) == len(values)
     assert {arm.metrics["masked loss"].mean for arm in result.arms} == {
         result.arms[0].metrics["masked loss"].mean
     }
