@@ -22,6 +22,7 @@ def train_model(
     seed: int,
     bf16: bool = False,
     labels: Callable[[Sequence[Row]], Any] | None = None,
+    negatives: int = 0,
 ) -> None:
     """Train with AdamW, linear warm-up over a tenth of the steps, then linear decay.
 
@@ -36,6 +37,7 @@ def train_model(
         bf16: Whether to compute in bfloat16 where torch finds it safe.
         labels: What the loss gets as labels of a batch of rows; None for none. A loss with labels
             reads anchors alone.
+        negatives: Columns of the rows' own negatives; each row has as many.
     """
     import torch
 
@@ -48,9 +50,11 @@ def train_model(
     )
     model.train()
     for chosen in row_batches(rows, batch, steps=steps, seed=seed):
-        columns = [model.preprocess([str(row.anchor) for row in chosen])]
+        texts = [[str(row.anchor) for row in chosen]]
         if labels is None:
-            columns.append(model.preprocess([str(row.positive) for row in chosen]))
+            texts.append([str(row.positive) for row in chosen])
+        texts += [[str(row.negatives[place]) for row in chosen] for place in range(negatives)]
+        columns = [model.preprocess(column) for column in texts]
         features = [
             {k: v.to(model.device) if hasattr(v, "to") else v for k, v in column.items()}
             for column in columns
