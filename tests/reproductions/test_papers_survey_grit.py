@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from embedworks.data import Row, RowSet
 from embedworks.evaluation import RetrievalTask

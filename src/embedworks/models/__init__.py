@@ -101,8 +101,8 @@ __getattr__, __dir__, __all__ = _attach(
         "usif_weights": "words.sentences",
         "vocabulary_matrix": "vocabulary",
         "word_model": "words.methods",
+        "write_from_memory": "inversion.memory",
         "write_golden": "golden",
         "write_word_vectors": "words.vector_files",
-        "write_from_memory": "inversion.memory",
     },
 )
