@@ -76,15 +76,15 @@ def test_f1_counts_tokens_as_often_as_they_occur(found, wanted, f1):
 
 def test_a_very_small_run_of_memory_vectors(tmp_path):
     (entry,) = survey_memory_vectors.ENTRIES
-    arms = ("m = 1", "m = 4", "m = 16, another's", "m = 1, frozen", "m = 1, gradients",
-            "m = 4, gradients")  # fmt: skip
+    arms = ("m = 1", "m = T", "m = T, another's", "m = T, frozen", "m = 1, gradients",
+            "m = T, gradients")  # fmt: skip
     small = replace(
         entry, arms=tuple(map(entry.arm, arms)), seeds=2, scales={"mini": SMALL}, conditions=(),
-        secondary=(), decisive=Comparison.between("m = 4, gradients", "m = 1", "token f1"),
+        secondary=(), decisive=Comparison.between("m = T, gradients", "m = 1", "token f1"),
     )  # fmt: skip
     result = reproduce(small, out=tmp_path, device="cpu")
     f1 = {arm.name: arm.metrics["token f1"].mean for arm in result.arms}
-    assert f1["m = 4, gradients"] > f1["m = 1, gradients"]
+    assert f1["m = T, gradients"] > f1["m = 1, gradients"]
     assert all(0 <= value <= 1 for value in f1.values())
 
 
