@@ -1,14 +1,43 @@
-"""Train a whole sentence-transformers model for some steps: the same for every arm."""
+"""Train a whole sentence-transformers model for some steps, the same for every arm; ask it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from embedworks.data import Row
-from embedworks.reproductions import row_batches
+import numpy as np
 
-__all__ = ["train_model"]
+from embedworks.data import Row
+from embedworks.errors import DataWarning
+from embedworks.models import encode_batched
+from embedworks.reproductions import row_batches, unit_rows
+
+__all__ = ["Encoder", "train_model"]
+
+
+class Encoder:
+    """A model as a student that is only asked for vectors; long texts are cut, for all arms."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def vectors(self, texts: Sequence[str], /) -> np.ndarray:
+        """Return unit vectors (N, D)."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DataWarning)
+            return unit_rows(encode_batched(self._model, texts, show_progress=False)[0])
+
+    def encode(self, texts: Sequence[str], /) -> Any:
+        """It is trained elsewhere."""
+        raise NotImplementedError
+
+    def parameters(self) -> list[Any]:
+        """Nothing is trained here."""
+        return []
+
+    def train(self, mode: bool, /) -> None:
+        """Nothing is trained here."""
 
 
 def train_model(
