@@ -12,6 +12,7 @@ from embedworks._core.validation import normalize_rows
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Calibration, WalkPoint
+from embedworks.index.filtered.scan_cost import measure_scans
 
 __all__ = ["measure", "queries_near"]
 
@@ -102,7 +103,8 @@ def measure(
             world = _filters(exact, alive, lists, queries, share, rng)
             for plan in plans if share < 1 else tuple(p for p in plans if p != "two-hop"):
                 points += _walks(plan, share, world, answer)
-    return Calibration(base, per_row, per_row / 2, per_code, tuple(points))
+    together = measure_scans(exact, seed=seed) if points else ()
+    return Calibration(base, per_row, per_row / 2, per_code, tuple(points), together)
 
 
 _Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true rows
