@@ -40,7 +40,7 @@ _PAYS_FROM = 10_000_000  # rows x dimensions from which "auto" builds a graph
 _TARGET_RECALL = 0.95
 _MOST_CHANGED = 0.25  # share of rows added or removed up to which a graph is taken over
 _STALE = 0.1  # share from which `prepare` and `compact` build it anew
-_KEPT_FILTERS = 32
+_KEPT_FILTERS, _KEPT_CHOICES = 32, 64
 _PLANS = ("codes", *WALKS)
 _LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
 _STEADY = ("codes", "lists")  # find as much under filters that point away from the query
@@ -76,12 +76,14 @@ class _Passing:
         matching: How many pass.
         late: How many of them were added since graph and lists were built.
         ready: What the plans made of it; None before one was carried out.
+        choices: What `PlannedDense.choices` said, by its arguments.
     """
 
     mask: np.ndarray | None
     matching: int
     late: int
     ready: Prepared | None = None
+    choices: dict[tuple[int, int, bool], list[Choice]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,9 +253,16 @@ class PlannedDense:
     def _choices(
         self, queries: int, k: int, passing: _Passing, *, away: bool = False
     ) -> list[Choice]:
+        key = queries, k, away
+        if key not in passing.choices:
+            if len(passing.choices) >= _KEPT_CHOICES:
+                passing.choices.clear()
+            passing.choices[key] = self._priced(max(1, queries), k, passing, away=away)
+        return passing.choices[key]
+
+    def _priced(self, queries: int, k: int, passing: _Passing, *, away: bool) -> list[Choice]:
         total, matching = len(self.exact), passing.matching
-        cost = self.calibration.exact(total, matching, queries=max(1, queries))
-        exact = Choice("exact", cost)
+        exact = Choice("exact", self.calibration.exact(total, matching, queries=queries))
         if matching <= k or not self._sound:
             return [exact]
         beside = self.calibration.per_row * passing.late
