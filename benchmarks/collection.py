@@ -5,8 +5,9 @@ Opening and first searches are timed in processes of their own, with the files i
 LanceDB's own search of the same table stands beside them. Changes are timed in the order a user
 would make them, each durable when the call returns. With ``--planned`` a collection of clustered
 vectors gets a graph, and the same searches run planned and exact, in turns of processes: queries
-one at a time and 200 together, under one filter each, which is evaluated by the first. With ``--folder`` these collections are
-kept, and used again when they are there already: a run that was stopped goes on.
+one at a time and 200 together, under one filter each, which the first search evaluates. With
+``--folder`` these collections are kept, and used again when they are there already: a run that was
+stopped goes on.
 """
 
 from __future__ import annotations
