@@ -172,7 +172,7 @@ def _walks(
                     times.append(1e6 * (time.perf_counter() - started))
                 if found is not None and len(truth):  # of equal rows any will do
                     scores = exact.vectors[found].astype(np.float64) @ query
-                    hits += np.count_nonzero(scores >= truth[-1] - _TIE * abs(truth[-1]))
+                    hits += int(np.count_nonzero(scores >= truth[-1] - _TIE * abs(truth[-1])))
                 wanted += len(truth)
             recalls.append(hits / max(1, wanted))
         microseconds = float(np.median(times))
