@@ -30,8 +30,8 @@ from embedworks.index._structures import Structures
 from embedworks.index.collection import Collection
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered import _plans
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
 from embedworks.index.filtered.planner import Calibration
 from embedworks.index.filtering import evaluate
 

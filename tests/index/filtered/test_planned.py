@@ -215,6 +215,14 @@ def test_rows_are_added_and_removed(tmp_path):
         FilteredIndex.load(tmp_path / "index")
 
 
+def test_of_equal_rows_any_counts_as_found():
+    vectors = np.repeat(rows_and_vectors(120)[0], 25, axis=0)
+    index = FilteredIndex.build(vectors, ef_construction=40)
+    walks = [p for p in index.planner.calibration.walks if p.selectivity == 1]
+    for plan in ("lists", "post-filter"):
+        assert max(point.recall for point in walks if point.plan == plan) > 0.99
+
+
 def test_small_and_empty_indexes_work():
     vectors, table = rows_and_vectors(5)
     index = FilteredIndex.build(np.empty((0, DIM)), table.slice(0, 0))

@@ -15,8 +15,8 @@ from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._lists import scan_lists
 from embedworks.index.filtered.calibration import measure
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
 from embedworks.index.filtered.planner import Calibration, Choice
 from embedworks.index.filtered.search_graph import SearchGraph, kept
 from embedworks.index.where import Condition

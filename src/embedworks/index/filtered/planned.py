@@ -138,9 +138,8 @@ class FilteredIndex:
         graph = lists = None
         if len(stored) >= max(2, graph_from):
             lists = InvertedLists.build(stored, similarity=similarity)
-            graph = Graph.build(
-                stored, similarity=similarity, links=links, ef_construction=ef_construction
-            )
+            graph = Graph.build(stored, similarity=similarity, links=links,
+                                ef_construction=ef_construction, lists=lists)  # fmt: skip
         index = cls(
             stored,
             table,
