@@ -126,7 +126,7 @@ class ExactIndex:
     def plan(self, matching: int) -> str:
         """Say in words how a search over ``matching`` rows is carried out."""
         total = len(self.vectors)
-        if matching < _GATHER_BELOW * total:
+        if copies_out(matching, total):
             return (
                 f"exact {self.similarity}: copy out {matching:,} of {total:,} vectors, score them"
             )
@@ -134,13 +134,19 @@ class ExactIndex:
         return f"exact {self.similarity}: score all {total:,} vectors in blocks{masked}"
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the exact scores of one prepared query (D,) for ``rows``, float32 (len(rows),)."""
+        """Return exact scores for N rows, float32 (N,).
+
+        Args:
+            query: One prepared query (D,), or one for each row (N, D).
+            rows: Row numbers (N,).
+        """
         result = np.empty(len(rows), dtype=np.float32)
         wide = query.astype(np.float64)
-        step = max(1, _BLOCK_BYTES // (8 * max(1, len(query))))
+        step = max(1, _BLOCK_BYTES // (8 * max(1, query.shape[-1])))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            exact = (self.vectors[part].astype(np.float64) * wide).sum(axis=1)
+            other = wide if wide.ndim == 1 else wide[start : start + step]
+            exact = (self.vectors[part].astype(np.float64) * other).sum(axis=1)
             result[start : start + step] = (
                 exact if self._scale is None else exact * self._scale[part]
             )
@@ -269,7 +275,7 @@ class ExactIndex:
         excluded = None
         if rows is None:
             numbers = np.arange(total)
-        elif gather or len(rows) < _GATHER_BELOW * total:
+        elif gather or copies_out(len(rows), total):
             numbers = rows
         else:
             numbers = np.arange(total)
@@ -350,6 +356,11 @@ def topk(
     if vectors.dtype != np.float32 or vectors.ndim != 2:
         vectors = check_vectors(vectors, allow_empty=True)
     return ExactIndex(vectors, similarity=similarity).search(queries, k, mask=mask)
+
+
+def copies_out(matching: float, total: int) -> bool:
+    """Tell whether rows that pass are copied out and scored, or all rows and then masked."""
+    return matching < _GATHER_BELOW * total
 
 
 def row_norms(vectors: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,6 +19,7 @@ from embedworks.errors import (
 )
 from embedworks.index import ExactIndex, FilteredIndex, VectorIndex, evaluate
 from embedworks.index.filtered.planner import Calibration, Planner, WalkPoint
+from embedworks.index.filtered.scan_cost import ScanPoint
 
 ROWS, DIM = 3000, 16
 FILTERS = [
@@ -93,11 +96,13 @@ def test_points_away_says_whether_the_filter_leaves_the_far_rows():
     query = vectors[7]
     near = vectors @ query > 0
     index = FilteredIndex.build(vectors, pa.table({"near": near}), ef_construction=40)
-    both = np.stack([query, -query])
-    assert index.points_away(both, "near = TRUE").tolist() == [False, True]
-    assert index.points_away(both, "near = FALSE").tolist() == [True, False]
-    assert index.points_away(both, None).tolist() == [False, False]
-    assert index.points_away(both[:0], None).shape == (0,)
+    for where, expected in [
+        ("near = TRUE", (False, True)),
+        ("near = FALSE", (True, False)),
+        (None, (False, False)),
+    ]:
+        ready = index._ready(where)
+        assert tuple(index._plans.points_away(q, ready) for q in (query, -query)) == expected
 
 
 @pytest.mark.parametrize("where", FILTERS)
@@ -210,6 +215,14 @@ def test_rows_are_added_and_removed(tmp_path):
         FilteredIndex.load(tmp_path / "index")
 
 
+def test_of_equal_rows_any_counts_as_found():
+    vectors = np.repeat(rows_and_vectors(120)[0], 25, axis=0)
+    index = FilteredIndex.build(vectors, ef_construction=40)
+    walks = [p for p in index.planner.calibration.walks if p.selectivity == 1]
+    for plan in ("lists", "post-filter"):
+        assert max(point.recall for point in walks if point.plan == plan) > 0.99
+
+
 def test_small_and_empty_indexes_work():
     vectors, table = rows_and_vectors(5)
     index = FilteredIndex.build(np.empty((0, DIM)), table.slice(0, 0))
@@ -269,3 +282,37 @@ def test_the_planner_learns_from_what_it_saw():
         planner.observe(choice, 5000.0 if choice.plan == "graph" else choice.microseconds)
     assert planner.choose(100_000, 5000, k=10).plan == "exact"
     assert planner.choose(100_000, 0, k=10).plan == "empty"
+
+
+def test_the_exact_plan_of_a_batch_is_priced_as_the_product_it_is():
+    walks = tuple(WalkPoint("graph", share, 16, 1.0, 300.0) for share in (0.005, 1.0))
+    scans = tuple(
+        ScanPoint(queries, rows, copied, cost * rows / queries**0.5)
+        for queries in (1, 8, 64)
+        for rows, copied, cost in ((1_000, True, 1.0), (20_000, True, 1.0), (100_000, False, 0.5))
+    )
+    calibration = Calibration(per_row=1.0, walks=walks, scans=scans)
+    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    planner = Planner(calibration)
+    alone, batch = (planner.choose(100_000, 2_000, k=10, queries=n) for n in (1, 64))
+    assert (alone.plan, batch.plan) == ("graph", "exact")
+    assert batch.microseconds == pytest.approx(2_000 / 8)
+    planner.ratios["exact"] = 16.0  # learned from queries alone
+    planner._kept.clear()
+    assert planner.choose(100_000, 2_000, k=10, queries=64) == batch
+    # From a quarter of the rows on all are scored, however many pass.
+    half, most = (calibration.exact(100_000, share * 1e5, queries=200) for share in (0.5, 0.9))
+    assert half == most == pytest.approx(0.5 * 100_000 / 8)
+    older = calibration.to_dict()
+    del older["scans"]
+    assert Calibration.from_dict(older).exact(100_000, 500) == pytest.approx(510.0)
+
+
+def test_scans_are_measured_where_there_is_something_else_to_choose(index):
+    scans = index.planner.calibration.scans
+    assert {point.queries for point in scans} == {1, 8, 64}
+    assert all(point.microseconds > 0 for point in scans)
+    assert {(point.rows, point.copied) for point in scans} == {
+        (ROWS // 100, True), (ROWS // 5, True), (ROWS, False),
+    }  # fmt: skip
+    assert FilteredIndex.build(index.vectors[:50]).planner.calibration.scans == ()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from embedworks.index.filtered._search_graph import _key, _place, _score
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
 from embedworks.index.filtered.search_graph import SearchGraph
 
 

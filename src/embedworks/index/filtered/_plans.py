@@ -14,9 +14,10 @@ from embedworks.index.attributes import AttributeTable, Filter
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._lists import scan_lists
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
-from embedworks.index.filtered.planner import Choice
+from embedworks.index.filtered.calibration import measure
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
+from embedworks.index.filtered.planner import Calibration, Choice
 from embedworks.index.filtered.search_graph import SearchGraph, kept
 from embedworks.index.where import Condition
 
@@ -111,7 +112,7 @@ class Plans:
 
     Args:
         vectors: float32 (M, D), of unit length under cosine.
-        table: Attributes of the rows.
+        table: Attributes of the rows; None when filters come with their rows.
         graph: Graph over the first rows, or None.
         lists: Inverted lists over the same rows, or None.
         ordered: Columns by which a second copy of the vectors is kept.
@@ -121,7 +122,7 @@ class Plans:
     def __init__(
         self,
         vectors: np.ndarray,
-        table: AttributeTable,
+        table: AttributeTable | None,
         graph: Graph | None,
         lists: InvertedLists | None,
         ordered: Sequence[str],
@@ -130,7 +131,6 @@ class Plans:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
         self.built = len(graph.links) if graph is not None else 0
         self.codes, self.scales = codes or quantize(vectors[: self.built])
-        self.exact = ExactIndex(vectors, similarity="dot")
         self.copies = {name: vectors[self.order(name)] for name in ordered}
         has = (
             ("lists", lists),
@@ -158,6 +158,11 @@ class Plans:
         }
 
     @cached_property
+    def exact(self) -> ExactIndex:
+        """The vectors, for exact searches of many queries."""
+        return ExactIndex(self.vectors, similarity="dot")
+
+    @cached_property
     def search_graph(self) -> SearchGraph:
         """The graph in the order of the lists, made when it is first walked."""
         assert self.graph is not None
@@ -170,6 +175,7 @@ class Plans:
         Raises:
             InputError: When the column holds sets.
         """
+        assert self.table is not None
         order = getattr(self.table.column(name), "order", None)
         if order is None:
             raise InputError(f"Column {name!r} holds sets: it has no order to copy vectors by.")
@@ -217,6 +223,36 @@ class Plans:
         best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
         sure = kernels.finish(self.vectors, query, count, wanted, margin, *heap, *best)
         return best if sure or seen <= len(heap[0]) else None
+
+    def calibrate(
+        self, alive: np.ndarray, *, unit: bool, queries: np.ndarray | None = None, seed: int = 0
+    ) -> Calibration:
+        """Measure what everything here costs on this machine; see `calibration.measure`."""
+
+        def answer(
+            plan: str, width: float, query: np.ndarray, mask: np.ndarray
+        ) -> np.ndarray | None:
+            ready = Prepared(None, None, mask, True, self.built)
+            found = self.walk(query, 10, ready, Choice(plan, 0.0, width))
+            return None if found is None else found[0]
+
+        def by_codes(query: np.ndarray, rows: np.ndarray) -> None:
+            self.finish(query, 0.0, *self.by_codes(query, 10, rows[rows < self.built]), 10, 0)
+
+        def exactly(query: np.ndarray, rows: np.ndarray) -> None:
+            self.scan(query, 0.0, 10, rows)
+
+        return measure(
+            self.exact,
+            alive,
+            self.walks,
+            (exactly, by_codes) if self.walks else (exactly,),
+            answer,
+            lists=self.lists,
+            unit=unit,
+            queries=queries,
+            seed=seed,
+        )
 
     def walk(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
@@ -275,6 +311,7 @@ class Plans:
         found = self._ranks.get(name)
         if found is None:
             assert self.lists is not None
+            assert self.table is not None
             found = self._ranks[name] = self.table.rank(name)[self.lists.order]
         return found
 

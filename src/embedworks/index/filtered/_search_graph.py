@@ -57,13 +57,23 @@ def _score(key: Any) -> Any:
 
 
 @njit
+def _nearest_entry(scales: Any, entries: Any, entry_codes: Any, code: Any) -> Any:
+    """Return the key of the best of some places."""
+    best = np.int64(-(2**63))
+    for number in range(len(entries)):
+        place = entries[number]
+        best = max(best, _key(np.float32(_dot8(entry_codes[number], code)) * scales[place], place))
+    return best
+
+
+@njit
 def _walk(
     codes: Any,
     scales: Any,
     starts: Any,
+    ends: Any,
     links: Any,
-    entries: Any,
-    entry_codes: Any,
+    first: Any,
     code: Any,
     stamps: Any,
     stamp: Any,
@@ -71,22 +81,19 @@ def _walk(
     fresh: Any,
     found: Any,
 ) -> Any:
-    """Fill the beam ``keys`` from the nearest entry on; returns how many it holds.
+    """Fill the beam ``keys`` from the key ``first`` on; returns how many it holds.
 
-    ``fresh`` and ``found``, int32 and float32, have room for the neighbours of a row.
+    The neighbours of a place are ``links[starts[place] : ends[place]]``; ``fresh`` and ``found``,
+    int32 and float32, have room for as many as one place has.
     """
-    best = np.int64(-(2**63))
-    for number in range(len(entries)):
-        place = entries[number]
-        best = max(best, _key(np.float32(_dot8(entry_codes[number], code)) * scales[place], place))
-    stamps[_place(best)] = stamp
-    keys[0] = best
+    stamps[_place(first)] = stamp
+    keys[0] = first
     count, at = 1, 0
     while at < count:
         here = _place(keys[at])
         keys[at] |= 1
         number = 0
-        for link in range(starts[here], starts[here + 1]):
+        for link in range(starts[here], ends[here]):
             place = links[link]
             if stamps[place] != stamp:
                 stamps[place] = stamp
@@ -170,8 +177,10 @@ def nearest(
     """
     keys = np.empty(len(rows), dtype=np.int64)
     fresh, found = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.float32)
-    count = _walk(codes, scales, starts, links, entries, entry_codes, _round_query(query), stamps,
-                  stamp, keys, fresh, found)  # fmt: skip
+    code = _round_query(query)
+    first = _nearest_entry(scales, entries, entry_codes, code)
+    count = _walk(codes, scales, starts, starts[1:], links, first, code, stamps, stamp, keys,
+                  fresh, found)  # fmt: skip
     for number in range(count):
         rows[number], scores[number] = order[_place(keys[number])], _score(keys[number])
     return count
@@ -240,8 +249,10 @@ def nearest_each(
     fewest = best_rows.shape[1]
     for number in range(len(queries)):
         query = queries[number]
-        count = _walk(codes, scales, starts, links, entries, entry_codes, _round_query(query),
-                      stamps, stamp + number, keys, fresh, found)  # fmt: skip
+        code = _round_query(query)
+        first = _nearest_entry(scales, entries, entry_codes, code)
+        count = _walk(codes, scales, starts, starts[1:], links, first, code, stamps,
+                      stamp + number, keys, fresh, found)  # fmt: skip
         kept = 0
         for one in range(count):
             row = order[_place(keys[one])]

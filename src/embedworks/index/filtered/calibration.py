@@ -12,6 +12,7 @@ from embedworks._core.validation import normalize_rows
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Calibration, WalkPoint
+from embedworks.index.filtered.scan_cost import measure_scans
 
 __all__ = ["measure", "queries_near"]
 
@@ -28,6 +29,7 @@ _WIDTHS: dict[str, tuple[float, ...]] = {
 _QUERIES, _AWAY_QUERIES, _K = 32, 12, 10
 _LEAST = 200  # rows that pass; a scan is faster below
 _GOOD, _HOPELESS = 0.999, 0.5
+_TIE = 1e-6
 
 
 def queries_near(
@@ -101,11 +103,12 @@ def measure(
                 break
             world = _filters(exact, alive, lists, queries, share, rng)
             for plan in plans if share < 1 else tuple(p for p in plans if p != "two-hop"):
-                points += _walks(plan, share, world, answer)
-    return Calibration(base, per_row, per_row / 2, per_code, tuple(points))
+                points += _walks(exact, plan, share, world, answer)
+    together = measure_scans(exact, seed=seed) if points else ()
+    return Calibration(base, per_row, per_row / 2, per_code, tuple(points), together)
 
 
-_Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true rows
+_Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true scores
 
 
 def _filters(
@@ -129,7 +132,7 @@ def _filters(
         cases = []
         for query, mask in zip(asked, masks, strict=True):
             mask &= alive
-            cases.append((query, mask, exact.search(query[None], _K, mask=mask.view(bool))[0][0]))
+            cases.append((query, mask, exact.search(query[None], _K, mask=mask.view(bool))[1][0]))
         found.append(cases)
     return found
 
@@ -156,7 +159,9 @@ def _far_clusters(
     return mask
 
 
-def _walks(plan: str, share: float, world: Any, answer: Answer) -> list[WalkPoint]:
+def _walks(
+    exact: ExactIndex, plan: str, share: float, world: Any, answer: Answer
+) -> list[WalkPoint]:
     points = []
     for width in _WIDTHS[plan]:
         recalls, times = [], []
@@ -167,7 +172,9 @@ def _walks(plan: str, share: float, world: Any, answer: Answer) -> list[WalkPoin
                 found = answer(plan, width, query, mask)
                 if place == 0:
                     times.append(1e6 * (time.perf_counter() - started))
-                hits += 0 if found is None else len(np.intersect1d(found, truth))
+                if found is not None and len(truth):  # of equal rows any will do
+                    scores = exact.vectors[found].astype(np.float64) @ query
+                    hits += int(np.count_nonzero(scores >= truth[-1] - _TIE * abs(truth[-1])))
                 wanted += len(truth)
             recalls.append(hits / max(1, wanted))
         microseconds = float(np.median(times))

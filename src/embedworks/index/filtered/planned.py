@@ -28,7 +28,6 @@ from embedworks.index.filtered._bookkeeping import (
     without_rows,
 )
 from embedworks.index.filtered._plans import Plans, Prepared
-from embedworks.index.filtered.calibration import measure
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Calibration, Choice, Explanation, Planner
@@ -139,9 +138,8 @@ class FilteredIndex:
         graph = lists = None
         if len(stored) >= max(2, graph_from):
             lists = InvertedLists.build(stored, similarity=similarity)
-            graph = Graph.build(
-                stored, similarity=similarity, links=links, ef_construction=ef_construction
-            )
+            graph = Graph.build(stored, similarity=similarity, links=links,
+                                ef_construction=ef_construction, lists=lists)  # fmt: skip
         index = cls(
             stored,
             table,
@@ -226,10 +224,10 @@ class FilteredIndex:
         if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
             if len(queries) >= _BATCH and ready.count:
-                choice = self._choose(ready, k, plan)
-                if choice.plan in ("exact", "run"):
+                choice = self._choose(ready, k, plan, queries=len(queries))
+                if choice.plan == "exact":
                     ids, scores = self._plans.exact.search(queries, k, mask=ready.mask.view(bool))
-                    return Neighbors(list(ids), list(scores), [choice.plan] * len(queries))
+                    return Neighbors(list(ids), list(scores), ["exact"] * len(queries))
                 if choice.plan == "post-filter" and ready.all_built:
                     return self._all(queries, margins, k, ready, choice)
             filters: Sequence[str | Condition | None] = [where] * len(queries)
@@ -257,17 +255,6 @@ class FilteredIndex:
             chosen=next((c for c in choices if c.plan == plan), choices[0]),
             choices=tuple(choices),
             beside=len(self.vectors) - self._plans.built if self._plans.walks else 0,
-        )
-
-    def points_away(self, queries: np.ndarray, where: str | Condition | None) -> np.ndarray:
-        """Say for which queries (Q, D) the rows that pass are farther away than others, bool (Q,).
-
-        A sample of the rows tells. Walks, which start near the query, find less there: the
-        planner asks before it takes one.
-        """
-        ready = self._ready(where)
-        return np.array(
-            [self._plans.points_away(q, ready) for q in self._prepare(queries)[0]], bool
         )
 
     def memory(self) -> dict[str, int]:
@@ -348,28 +335,8 @@ class FilteredIndex:
         """
         if not len(self.vectors):
             return self.planner.calibration
-        plans = self._plans
-
-        def answer(
-            plan: str, width: float, query: np.ndarray, mask: np.ndarray
-        ) -> np.ndarray | None:
-            ready = Prepared(None, None, mask, True, self._plans.built)
-            found = plans.walk(query, 10, ready, Choice(plan, 0.0, width))
-            return None if found is None else found[0]
-
-        def by_codes(query: np.ndarray, rows: np.ndarray) -> None:
-            plans.finish(query, 0.0, *plans.by_codes(query, 10, rows[rows < plans.built]), 10, 0)
-
-        def exactly(query: np.ndarray, rows: np.ndarray) -> None:
-            plans.scan(query, 0.0, 10, rows)
-
-        self.planner.calibration = measure(
-            self._plans.exact,
+        self.planner.calibration = self._plans.calibrate(
             self._alive,
-            self._plans.walks,
-            (exactly, by_codes) if self._plans.walks else (exactly,),
-            answer,
-            lists=plans.lists,
             unit=self.similarity == "cosine",
             queries=None if queries is None else self._prepare(queries)[0],
             seed=seed,
@@ -426,7 +393,12 @@ class FilteredIndex:
         return run if run is not None and run[0] in self._plans.copies else None
 
     def _choose(
-        self, ready: Prepared, k: int, plan: str, query: np.ndarray | None = None
+        self,
+        ready: Prepared,
+        k: int,
+        plan: str,
+        query: np.ndarray | None = None,
+        queries: int = 1,
     ) -> Choice:
         matching = self._matching(ready)
         if matching <= max(k, _FEW) or plan == "exact":
@@ -434,7 +406,7 @@ class FilteredIndex:
         rows, codes = len(self.vectors), bool(self._plans.walks)
         if plan == "auto" or not codes:
             run = self._run(ready) is not None
-            chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes)
+            chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes, queries=queries)
             walks = chosen.ef and chosen.plan != "lists"  # lists widen by themselves
             if walks and query is not None and self._plans.points_away(query, ready):
                 options = {"run": run, "codes": codes, "away": True}

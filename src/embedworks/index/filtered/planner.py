@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedworks.errors import FormatError
+from embedworks.index.filtered.scan_cost import ScanPoint, scan_cost
 
 __all__ = ["WALKS", "Calibration", "Choice", "Explanation", "Planner", "WalkPoint"]
 
@@ -60,6 +61,7 @@ class Calibration:
         per_run_row: Microseconds to score one row of a contiguous run.
         per_code_row: Microseconds to score the int8 code of one row chosen from anywhere.
         walks: Measurements of the walks.
+        scans: Measurements of exact searches for several queries together.
     """
 
     base: float = 10.0
@@ -67,6 +69,17 @@ class Calibration:
     per_run_row: float = 0.05
     per_code_row: float = 0.03
     walks: tuple[WalkPoint, ...] = ()
+    scans: tuple[ScanPoint, ...] = ()
+
+    def alone(self, matching: float) -> float:
+        """Predict the microseconds of scoring the rows that pass for one query."""
+        return self.base + self.per_row * matching
+
+    def exact(self, rows: int, matching: float, *, queries: int = 1) -> float:
+        """Predict the microseconds per query of an exact search for queries asked together."""
+        if not self.scans:
+            return self.alone(matching)
+        return scan_cost(self.scans, queries, rows, matching)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `from_dict` reads them."""
@@ -81,7 +94,8 @@ class Calibration:
         """
         try:
             walks = tuple(WalkPoint(**point) for point in values["walks"])
-            return cls(**{**values, "walks": walks})
+            scans = tuple(ScanPoint(**point) for point in values.get("scans", ()))
+            return cls(**{**values, "walks": walks, "scans": scans})
         except (KeyError, TypeError) as error:
             raise FormatError(f"The calibration record is damaged: {error}.") from error
 
@@ -175,6 +189,7 @@ class Planner:
         run: bool = False,
         codes: bool = False,
         away: bool = False,
+        queries: int = 1,
     ) -> list[Choice]:
         """Return every plan that can answer, cheapest first.
 
@@ -185,12 +200,15 @@ class Planner:
             run: Whether the rows that pass lie in one run of an ordered copy.
             codes: Whether the rows have int8 codes.
             away: Whether the filter points away from the query.
+            queries: How many are asked together. From two on the exact plan is a matrix product
+                that they share, which a run of an ordered copy adds nothing to.
         """
         if matching <= 0:
             return [Choice("empty", 0.0)]
-        cost = self.calibration
-        found = [Choice("exact", cost.base + cost.per_row * matching)]
-        if run:
+        cost, together = self.calibration, queries > 1
+        exact = cost.exact(rows, matching, queries=queries) if together else cost.alone(matching)
+        found = [Choice("exact", exact)]
+        if run and not together:
             found.append(Choice("run", cost.base + cost.per_run_row * matching))
         if codes and matching > _CODES_FROM * k:
             found.append(Choice("codes", 2 * cost.base + cost.per_code_row * matching))
@@ -198,9 +216,8 @@ class Planner:
             walk = self._walk(plan, matching / max(1, rows), k, away=away)
             if walk is not None:
                 found.append(walk)
-        corrected = [
-            Choice(c.plan, c.microseconds * self.ratios.get(c.plan, 1.0), c.ef) for c in found
-        ]
+        ratios = {**self.ratios, "exact": 1.0} if together else self.ratios
+        corrected = [Choice(c.plan, c.microseconds * ratios.get(c.plan, 1.0), c.ef) for c in found]
         return sorted(corrected, key=lambda c: (c.microseconds, c.plan))
 
     def choose(
@@ -212,17 +229,21 @@ class Planner:
         run: bool = False,
         codes: bool = False,
         away: bool = False,
+        queries: int = 1,
     ) -> Choice:
         """Return the cheapest plan; an exact one also when another is hardly cheaper.
 
         Choices are kept: nearby numbers of matching rows get the same one, with its cost.
         """
-        key = rows, round(_STEPS * math.log2(matching + 1)), k, run, codes, away
+        size, many = (round(_STEPS * math.log2(n + 1)) for n in (matching, queries))
+        key = rows, size, k, run, codes, away, many
         found = self._kept.get(key)
         if found is None:
             if not self._kept:
                 self._kept_ratios = dict(self.ratios)
-            choices = self.choices(rows, matching, k=k, run=run, codes=codes, away=away)
+            choices = self.choices(
+                rows, matching, k=k, run=run, codes=codes, away=away, queries=queries
+            )
             nearly = choices[0].microseconds * _EXACT_PREFERENCE
             sure = (c for c in choices if not c.ef and c.plan != "codes")
             found = next((c for c in sure if c.microseconds <= nearly), choices[0])

@@ -65,7 +65,7 @@ class SearchGraph:
         self.starts = np.zeros(total + 1, dtype=np.int64)
         np.cumsum(there.sum(axis=1), out=self.starts[1:])
         self.links = places[links[there]]
-        self.entries = _middles(lists)
+        self.entries = lists.middles()
         self.entry_codes = lists.codes[self.entries]
         self._arrays = (lists.codes, lists.scales, lists.order, self.starts, self.links,
                         self.entries, self.entry_codes, int(there.sum(axis=1).max()))  # fmt: skip
@@ -134,14 +134,3 @@ class SearchGraph:
             self._local.scratch = Scratch(len(self))
         scratch: Scratch = self._local.scratch
         return scratch
-
-
-def _middles(lists: InvertedLists) -> np.ndarray:
-    """Return for each list that is not empty the place of the row nearest its centroid, int32."""
-    found = []
-    for number, centroid in enumerate(lists.centroids):
-        begin, end = lists.starts[number], lists.starts[number + 1]
-        if begin < end:
-            scores = (lists.codes[begin:end] @ centroid) * lists.scales[begin:end]
-            found.append(begin + int(scores.argmax()))
-    return np.array(found, dtype=np.int32)
