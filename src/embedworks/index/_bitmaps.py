@@ -19,10 +19,7 @@ class Bitmap(Filter):
 
     def __init__(self, mask: np.ndarray, count: int) -> None:
         self._mask, self.total = np.ascontiguousarray(mask).view(np.uint8), len(mask)
-        self._count = count
-
-    def cardinality(self) -> Cardinality:
-        return Cardinality(self._count, self._count, self._count)
+        self.bounds = Cardinality(count, count, count)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         return self._mask[rows]

@@ -367,12 +367,21 @@ class PlannedDense:
     ) -> Iterable[np.ndarray | None]:
         """Return the rows a plan finds for each prepared query; None where it gave up."""
         plans = self._plans
+        found: list[np.ndarray | None]
         if choice.plan == "post-filter" and ready.all_built:
             rows, _, counts = plans.walk_each(queries, k, ready, choice)
             full = counts >= min(k, ready.count)
-            return [line if whole else None for line, whole in zip(rows, full, strict=True)]
-        found = (plans.walk(query, k, ready, choice) for query in queries)
-        return [None if best is None else best[0] for best in found]
+            found = [line if whole else None for line, whole in zip(rows, full, strict=True)]
+        else:
+            walks = (plans.walk(query, k, ready, choice) for query in queries)
+            found = [None if best is None else best[0] for best in walks]
+        if choice.plan == "post-filter":
+            lists = self._planner.lists(len(self.exact), ready.count, k=k)
+            for number, query in enumerate(queries):
+                if found[number] is None:
+                    best = plans.walk(query, k, ready, lists)
+                    found[number] = None if best is None else best[0]
+        return found
 
     def _in_order(
         self, queries: np.ndarray, found: Sequence[np.ndarray | None]

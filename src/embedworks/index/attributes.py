@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,13 +64,21 @@ class Cardinality(NamedTuple):
 
 
 class Filter:
-    """A condition made ready for one `AttributeTable`; use `AttributeTable.compile`."""
+    """A condition made ready for one `AttributeTable`; use `AttributeTable.compile`.
+
+    Attributes:
+        total: Rows of the table.
+        bounds: How many of them pass, as far as it is known without looking at rows.
+        run: ``(column, start, end)`` when the filter is one run of a column's order.
+    """
 
     total: int
+    bounds: Cardinality
+    run: tuple[str, int, int] | None = None
 
     def cardinality(self) -> Cardinality:
         """Return bounds on the number of rows that pass, without looking at rows."""
-        raise NotImplementedError
+        return self.bounds
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         """Return 1 for each of the int32 ``rows`` that passes, uint8 (len(rows),)."""
@@ -89,12 +95,7 @@ class Filter:
     @property
     def few(self) -> bool:
         """Whether so few rows can pass that `rows` lists them without a look at all others."""
-        return self.cardinality().maximum <= max(_FEW, self.total // 50)
-
-    @property
-    def run(self) -> tuple[str, int, int] | None:
-        """``(column, start, end)`` when the filter is one run of a column's order."""
-        return None
+        return self.bounds.maximum <= max(_FEW, self.total // 50)
 
     def sampled(self, sample: np.ndarray) -> tuple[float, float]:
         """Estimate the share of rows that pass from a sample: ``(share, half width)``.
@@ -106,22 +107,17 @@ class Filter:
         return share, 2 * math.sqrt(share * (1 - share) / trials)
 
 
-@dataclass(frozen=True, eq=False)
 class _Runs(Filter):
     """Runs of a column's order, disjoint and ascending."""
 
-    column: SortedColumn
-    runs: tuple[tuple[int, int], ...]
-    total: int
-
-    @cached_property
-    def count(self) -> int:
-        if len(self.runs) == 1:
-            return self.runs[0][1] - self.runs[0][0]
-        return sum(end - start for start, end in self.runs)
-
-    def cardinality(self) -> Cardinality:
-        return Cardinality(self.count, self.count, self.count)
+    def __init__(self, column: SortedColumn, runs: Sequence[tuple[int, int]], total: int) -> None:
+        self.column, self.runs, self.total = column, runs, total
+        if len(runs) == 1:
+            start, end = runs[0]
+            self.run, count = (column.name, start, end), end - start
+        else:
+            count = sum([end - start for start, end in runs])
+        self.bounds = Cardinality(count, count, count)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         found = np.zeros(len(rows), dtype=np.uint8)
@@ -131,7 +127,7 @@ class _Runs(Filter):
 
     def mask(self) -> np.ndarray:
         mask = np.zeros(self.total, dtype=np.uint8)
-        many = 8 * len(self.runs) > 8 + 64 * self.count / max(1, self.total)
+        many = 8 * len(self.runs) > 8 + 64 * self.bounds.maximum / max(1, self.total)
         for start, end in self.runs:
             if many or end - start < self.total // 32:
                 set_rows(mask, self.column.order[start:end], 1)
@@ -143,25 +139,16 @@ class _Runs(Filter):
         parts = [self.column.order[start:end] for start, end in self.runs]
         return parts[0] if len(parts) == 1 else np.concatenate([*parts, _NONE])
 
-    @property
-    def run(self) -> tuple[str, int, int] | None:
-        return (self.column.name, *self.runs[0]) if len(self.runs) == 1 else None
 
-
-@dataclass(frozen=True, eq=False)
 class _Postings(Filter):
     """Rows listed one by one, ascending; or all rows but those and the missing ones."""
 
-    listed: np.ndarray
-    total: int
-    negated: bool = False
-    missing: np.ndarray = field(default_factory=lambda: _NONE)
-
-    def cardinality(self) -> Cardinality:
-        count = len(self.listed)
-        if self.negated:
-            count = self.total - count - len(self.missing)
-        return Cardinality(count, count, count)
+    def __init__(
+        self, listed: np.ndarray, total: int, negated: bool = False, missing: np.ndarray = _NONE
+    ) -> None:
+        self.listed, self.total, self.negated, self.missing = listed, total, negated, missing
+        count = total - len(listed) - len(missing) if negated else len(listed)
+        self.bounds = Cardinality(count, count, count)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         written = len(self.listed) + len(self.missing) + self.total // _CLEAR
@@ -184,39 +171,29 @@ class _Postings(Filter):
         return rows_of(self.mask()) if self.negated else self.listed
 
 
-@dataclass(frozen=True, eq=False)
 class _Joined(Filter):
     """All of the parts, or any of them."""
 
-    parts: tuple[Filter, ...]
-    total: int
-    any: bool
+    def __init__(self, parts: tuple[Filter, ...], total: int, any: bool) -> None:
+        self.parts, self.total, self.any = parts, total, any
+        self.run = None if any else _common_run(parts)
+        self.bounds = self._bounds()
 
-    @cached_property
-    def run(self) -> tuple[str, int, int] | None:
-        runs = [part.run for part in self.parts]
-        known = [run for run in runs if run is not None]
-        if self.any or len(known) < len(runs) or len({name for name, _, _ in known}) > 1:
-            return None
-        start, end = max(run[1] for run in known), min(run[2] for run in known)
-        return known[0][0], start, max(start, end)
-
-    def cardinality(self) -> Cardinality:
+    def _bounds(self) -> Cardinality:
         if self.run is not None:
             count = self.run[2] - self.run[1]
             return Cardinality(count, count, count)
-        parts = [part.cardinality() for part in self.parts]
-        total = self.total
+        parts, total = [part.bounds for part in self.parts], self.total
         if not total:
             return Cardinality(0, 0.0, 0)
         if self.any:
-            missed = math.prod(1 - part.expected / total for part in parts)
-            low = max(part.minimum for part in parts)
-            high = min(total, sum(part.maximum for part in parts))
+            missed = math.prod([1 - part.expected / total for part in parts])
+            low = max([part.minimum for part in parts])
+            high = min(total, sum([part.maximum for part in parts]))
             return Cardinality(low, min(high, max(low, total * (1 - missed))), high)
-        expected = total * math.prod(part.expected / total for part in parts)
-        low = max(0, sum(part.minimum for part in parts) - (len(parts) - 1) * total)
-        high = min(part.maximum for part in parts)
+        expected = total * math.prod([part.expected / total for part in parts])
+        low = max(0, sum([part.minimum for part in parts]) - (len(parts) - 1) * total)
+        high = min([part.maximum for part in parts])
         return Cardinality(low, min(high, max(low, expected)), high)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
@@ -241,7 +218,7 @@ class _Joined(Filter):
         if not self.few:
             return rows_of(self.mask())
         if not self.any:
-            first, *others = sorted(self.parts, key=lambda part: part.cardinality().maximum)
+            first, *others = sorted(self.parts, key=lambda part: part.bounds.maximum)
             rows = first.rows()
             for part in others:
                 rows = rows[part.test(rows).view(bool)]
@@ -359,11 +336,11 @@ class AttributeTable:
         total = len(self)
         if isinstance(predicate, IsNull):
             runs = [(column.known, total)]
-            return _Runs(column, tuple(_complement(runs, total) if negated else runs), total)
+            return _Runs(column, _complement(runs, total) if negated else runs, total)
         runs = self._runs(predicate, column)
         if negated:
             runs = _complement(runs, column.known)
-        return _Runs(column, tuple(runs), total)
+        return _Runs(column, runs, total)
 
     def _runs(self, predicate: Any, column: SortedColumn) -> list[tuple[int, int]]:
         """Return the runs of a predicate on a column of single values."""
@@ -430,6 +407,15 @@ class AttributeTable:
         """Raise the error of a predicate that does not fit its column."""
         evaluate(predicate, self.table.slice(0, 0))
         raise InputError(f"{str(predicate)!r:.200} cannot be used on this column.")
+
+
+def _common_run(parts: Sequence[Filter]) -> tuple[str, int, int] | None:
+    """Return what runs of one column's order have in common; None when parts are no such runs."""
+    runs = [part.run for part in parts if part.run is not None]
+    if len(runs) < len(parts) or len({run[0] for run in runs}) > 1:
+        return None
+    start, end = max([run[1] for run in runs]), min([run[2] for run in runs])
+    return runs[0][0], start, max(start, end)
 
 
 def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

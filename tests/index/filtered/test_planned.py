@@ -164,7 +164,7 @@ def test_batches_that_nothing_is_filtered_out_of(monkeypatch, removed, added, k)
             assert together.plans[number] == one.plans[0]
         assert check(index, attributes, queries, k, where, removed=gone) > 0.9
     plans = set(index.search(queries, k).plans)
-    assert plans == {"post-filter, then exact" if k == 600 else "post-filter"}
+    assert plans == {"post-filter, then lists" if k == 600 else "post-filter"}
     assert (12 in asked) == (added == 0)
 
 

@@ -44,7 +44,6 @@ _BATCH = 8  # queries under one filter from which an exact plan is a matrix prod
 _FEW = 128  # rows that are scanned without asking the planner: nothing else is cheaper
 _FILTER = (str, Condition)
 _EXACT, _EMPTY = Choice("exact", 0.0), Choice("empty", 0.0)
-_LISTS_WIDTH = 4.0  # when nothing was measured
 
 
 class FilteredIndex:
@@ -414,9 +413,10 @@ class FilteredIndex:
             return chosen
         if plan == "codes":
             return Choice(plan, 0.0)
+        if plan == "lists":
+            return self.planner.lists(rows, matching, k=k)
         offered = self.planner.choices(rows, matching, k=k)
-        width = _LISTS_WIDTH if plan == "lists" else max(64, k)
-        found = next((c.ef for c in offered if c.plan == plan), width)
+        found = next((c.ef for c in offered if c.plan == plan), max(64, k))
         return Choice(plan, 0.0, found)
 
     def _all(
@@ -431,10 +431,18 @@ class FilteredIndex:
         rows, scores, counts = self._plans.walk_each(queries, k, ready, choice)
         found = Neighbors(list(rows), list(scores), [choice.plan] * len(queries))
         for number in np.flatnonzero(counts < min(k, ready.count)):
-            best = self._plans.scan(queries[number], margins[number], k, ready.rows)
-            found.rows[number], found.scores[number] = best
-            found.plans[number] = f"{choice.plan}, then exact"
+            best = self._after_walk(queries[number], margins[number], k, ready)
+            found.rows[number], found.scores[number], found.plans[number] = best
         return found
+
+    def _after_walk(
+        self, query: np.ndarray, margin: float, k: int, ready: Prepared
+    ) -> tuple[np.ndarray, np.ndarray, str]:
+        """Answer a query whose walk over all rows met too few that pass."""
+        found = self._plans.walk(query, k, ready, self._choose(ready, k, "lists"))
+        if found is None:
+            return (*self._plans.scan(query, margin, k, ready.rows), "post-filter, then exact")
+        return (*found, "post-filter, then lists")
 
     def _one(
         self, query: np.ndarray, margin: float, k: int, ready: Prepared, plan: str
@@ -449,7 +457,11 @@ class FilteredIndex:
         name, found = choice.plan, None
         if choice.ef:
             found = self._plans.walk(query, k, ready, choice)
-            name = choice.plan if found is not None else f"{choice.plan}, then exact"
+            if found is None and choice.plan == "post-filter":
+                rows, scores, name = self._after_walk(query, margin, k, ready)
+                found = rows, scores
+            elif found is None:
+                name = f"{choice.plan}, then exact"
         elif choice.plan == "codes":
             found = self._plans.walk(query, k, ready, choice)
         elif choice.plan == "run":

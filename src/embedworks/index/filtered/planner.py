@@ -26,6 +26,7 @@ _AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filter
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
 _INSTANT = 1e-3  # microseconds: no walk is faster, whatever a record says
+_LISTS_WIDTH = 4.0  # when nothing was measured
 _CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
 
 
@@ -249,6 +250,11 @@ class Planner:
             found = next((c for c in sure if c.microseconds <= nearly), choices[0])
             self._kept[key] = found
         return found
+
+    def lists(self, rows: int, matching: float, *, k: int) -> Choice:
+        """Return the lists plan, which finds something where a walk over all rows gave up."""
+        walk = self._walk("lists", matching / max(1, rows), k, away=True)
+        return walk or Choice("lists", 0.0, _LISTS_WIDTH)
 
     def forget(self) -> None:
         """Drop what was learned and kept, after a new calibration."""
