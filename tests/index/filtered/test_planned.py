@@ -245,3 +245,17 @@ def test_the_planner_learns_from_what_it_saw():
         planner.observe(choice, 5000.0 if choice.plan == "graph" else choice.microseconds)
     assert planner.choose(100_000, 5000, k=10).plan == "exact"
     assert planner.choose(100_000, 0, k=10).plan == "empty"
+
+
+def test_where_all_rows_pass_a_walk_may_miss_more():
+    def chosen(recall, selectivity, matching):
+        points = tuple(
+            WalkPoint("post-filter", share, 64, recall if share == selectivity else 1.0, 1.0)
+            for share in (0.5, 1.0)
+        )
+        return Planner(Calibration(1e3, 1e3, 1e3, 1e3, points)).choose(1000, matching, k=10).plan
+
+    assert chosen(0.976, 1.0, 1000) == "post-filter"  # misses half of .05
+    assert chosen(0.974, 1.0, 1000) == "exact"
+    assert chosen(0.989, 0.5, 500) == "exact"
+    assert chosen(0.991, 0.5, 500) == "post-filter"  # a fifth
