@@ -316,3 +316,26 @@ def test_scans_are_measured_where_there_is_something_else_to_choose(index):
         (ROWS // 100, True), (ROWS // 5, True), (ROWS, False),
     }  # fmt: skip
     assert FilteredIndex.build(index.vectors[:50]).planner.calibration.scans == ()
+
+
+def test_one_pause_does_not_cost_a_plan_its_place():
+    walks = (WalkPoint("graph", 0.5, 16, 1.0, 50.0), WalkPoint("graph", 0.01, 16, 1.0, 50.0))
+    planner = Planner(Calibration(10, 0.02, 0.01, 1.0, walks))  # exact: 110 microseconds
+    for _ in range(3):
+        planner.observe(planner.choose(100_000, 5000, k=10), 1e6)
+        assert planner.choose(100_000, 5000, k=10).plan == "graph"
+    assert 1.2 < planner.ratios["graph"] < 1.4
+
+
+def test_where_all_rows_pass_a_walk_may_miss_more():
+    def chosen(recall, selectivity, matching):
+        points = tuple(
+            WalkPoint("post-filter", share, 64, recall if share == selectivity else 1.0, 1.0)
+            for share in (0.5, 1.0)
+        )
+        return Planner(Calibration(1e3, 1e3, 1e3, 1e3, points)).choose(1000, matching, k=10).plan
+
+    assert chosen(0.981, 1.0, 1000) == "post-filter"  # misses less than two fifths of .05
+    assert chosen(0.979, 1.0, 1000) == "exact"
+    assert chosen(0.989, 0.5, 500) == "exact"
+    assert chosen(0.991, 0.5, 500) == "post-filter"  # a fifth

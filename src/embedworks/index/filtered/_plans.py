@@ -84,7 +84,7 @@ class Prepared:
         """``(column, start, end)`` when the filter is one run of a column's order."""
         return None if self.filter is None else self.filter.run
 
-    @property
+    @cached_property
     def all_built(self) -> bool:
         """Whether all rows pass but removed ones, and all were there when the graph was built."""
         if self.built < len(self.alive):
