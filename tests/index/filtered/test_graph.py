@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedworks.index.filtered._building import link_rows
+from embedworks.index.filtered._building import add_links, choose_links
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists, quantize
 from embedworks.index.filtered.search_graph import SearchGraph
@@ -49,9 +49,12 @@ def test_linking_equals_its_loop(most, room):
     scores = np.empty(links.shape, dtype=np.float32)
     starts = np.arange(rows) * room
     ends, stamps = starts.copy(), np.zeros(rows, dtype=np.int32)
-    for part in (slice(0, 25), slice(25, rows)):  # going on where it stopped
-        link_rows(codes, scales, order[part], np.full_like(order[part], order[0]), most, rows,
-                  links, scores, starts, ends, stamps, 1 + part.start)  # fmt: skip
+    chosen, gains = np.empty((1, most), dtype=np.int32), np.empty((1, most), dtype=np.float32)
+    for number in range(1, rows):
+        one = order[number : number + 1]
+        choose_links(codes, scales, one, order[:1], rows, links, starts, ends, stamps, number,
+                     chosen, gains)  # fmt: skip
+        add_links(codes, scales, one, chosen, gains, links, scores, starts, ends)
     products = (codes.astype(np.int32) @ codes.T.astype(np.int32)).astype(np.float32)
     products = products * scales[:, None] * scales
     slow = link_slowly(products, order.tolist(), most, room, rows)
@@ -89,6 +92,18 @@ def test_graphs_are_sound_and_the_same_every_time(similarity):
     # The row to start from has links on every level but one where it is alone.
     entry = graph.upper_links[graph.upper_place[graph.entry]]
     assert ((entry >= 0).any(axis=1) | ((graph.upper_links >= 0).any(axis=2).sum(axis=0) < 2)).all()
+
+
+def test_threads_change_nothing(monkeypatch):
+    vectors = unit(2500, 16)
+    lists = InvertedLists.build(vectors, similarity="cosine")
+    graphs = []
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("EMBEDWORKS_THREADS", threads)
+        graphs.append(Graph.build(vectors, similarity="cosine", lists=lists, ef_construction=40))
+    for graph in graphs[1:]:
+        np.testing.assert_array_equal(graph.links, graphs[0].links)
+        np.testing.assert_array_equal(graph.upper_links, graphs[0].upper_links)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])

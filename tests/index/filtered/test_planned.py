@@ -18,6 +18,8 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.index import ExactIndex, FilteredIndex, VectorIndex, evaluate
+from embedworks.index._bitmaps import Bitmap
+from embedworks.index.filtered._plans import Prepared
 from embedworks.index.filtered.planner import Calibration, Planner, WalkPoint
 from embedworks.index.filtered.scan_cost import ScanPoint
 
@@ -284,6 +286,16 @@ def test_the_planner_learns_from_what_it_saw():
     assert planner.choose(100_000, 0, k=10).plan == "empty"
 
 
+def test_filters_that_have_nothing_to_do_with_the_vectors_rarely_seem_to_point_away(index):
+    rng, plans = np.random.default_rng(3), index._plans
+    alarms = []
+    for query in rng.normal(size=(300, DIM)).astype(np.float32):
+        mask = rng.random(ROWS) < 0.5
+        chance = Bitmap(mask, int(mask.sum()))
+        alarms.append(plans.points_away(query, Prepared(None, chance, mask, False, ROWS)))
+    assert np.mean(alarms) < 0.02  # one standard error alone: 0.16
+
+
 def test_the_exact_plan_of_a_batch_is_priced_as_the_product_it_is():
     walks = tuple(WalkPoint("graph", share, 16, 1.0, 300.0) for share in (0.005, 1.0))
     scans = tuple(
@@ -316,3 +328,26 @@ def test_scans_are_measured_where_there_is_something_else_to_choose(index):
         (ROWS // 100, True), (ROWS // 5, True), (ROWS, False),
     }  # fmt: skip
     assert FilteredIndex.build(index.vectors[:50]).planner.calibration.scans == ()
+
+
+def test_one_pause_does_not_cost_a_plan_its_place():
+    walks = (WalkPoint("graph", 0.5, 16, 1.0, 50.0), WalkPoint("graph", 0.01, 16, 1.0, 50.0))
+    planner = Planner(Calibration(10, 0.02, 0.01, 1.0, walks))  # exact: 110 microseconds
+    for _ in range(3):
+        planner.observe(planner.choose(100_000, 5000, k=10), 1e6)
+        assert planner.choose(100_000, 5000, k=10).plan == "graph"
+    assert 1.2 < planner.ratios["graph"] < 1.4
+
+
+def test_where_all_rows_pass_a_walk_may_miss_more():
+    def chosen(recall, selectivity, matching):
+        points = tuple(
+            WalkPoint("post-filter", share, 64, recall if share == selectivity else 1.0, 1.0)
+            for share in (0.5, 1.0)
+        )
+        return Planner(Calibration(1e3, 1e3, 1e3, 1e3, points)).choose(1000, matching, k=10).plan
+
+    assert chosen(0.981, 1.0, 1000) == "post-filter"  # misses less than two fifths of .05
+    assert chosen(0.979, 1.0, 1000) == "exact"
+    assert chosen(0.989, 0.5, 500) == "exact"
+    assert chosen(0.991, 0.5, 500) == "post-filter"  # a fifth

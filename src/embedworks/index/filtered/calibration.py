@@ -27,6 +27,7 @@ _WIDTHS: dict[str, tuple[float, ...]] = {
     "two-hop": (12, 16, 24, 32, 64, 128),
 }
 _QUERIES, _AWAY_QUERIES, _K = 32, 12, 10
+_ALL_QUERIES = 128  # where all rows pass: the truth about them is one matrix product
 _LEAST = 200  # rows that pass; a scan is faster below
 _GOOD, _HOPELESS = 0.999, 0.5
 _TIE = 1e-6
@@ -97,11 +98,18 @@ def measure(
     points: list[WalkPoint] = []
     if plans and total > len(chosen):
         if queries is None:
+            asking = rng.choice(total, min(_ALL_QUERIES, total), replace=False)
+            more = queries_near(exact, asking, rng, unit=unit)
             queries = queries_near(exact, chosen, rng, unit=unit)
+        else:
+            more = queries
         for share in _SHARES:
             if share * total < _LEAST and share < 1:
                 break
-            world = _filters(exact, alive, lists, queries, share, rng)
+            if share < 1:
+                world = _filters(exact, alive, lists, queries, share, rng)
+            else:
+                world = [_all_rows(exact, alive, more)]
             for plan in plans if share < 1 else tuple(p for p in plans if p != "two-hop"):
                 points += _walks(exact, plan, share, world, answer)
     together = measure_scans(exact, seed=seed) if points else ()
@@ -109,6 +117,12 @@ def measure(
 
 
 _Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true scores
+
+
+def _all_rows(exact: ExactIndex, alive: np.ndarray, queries: np.ndarray) -> list[_Case]:
+    """Return cases without a filter."""
+    truth = exact.search(queries, _K, mask=alive.view(bool))[1]
+    return [(query, alive, scores) for query, scores in zip(queries, truth, strict=True)]
 
 
 def _filters(
@@ -123,10 +137,9 @@ def _filters(
     some = queries[:_AWAY_QUERIES]
     # A filter of its own for every query, as rows just read come from the processor's cache.
     kinds = [(queries, [(rng.random(len(exact)) < share).astype(np.uint8) for _ in queries])]
-    if share < 1:
-        kinds.append((some, [_far_side(exact.vectors, query, share, rng) for query in some]))
-        if lists is not None and len(lists.order) == len(exact):
-            kinds.append((some, [_far_clusters(lists, query, share, rng) for query in some]))
+    kinds.append((some, [_far_side(exact.vectors, query, share, rng) for query in some]))
+    if lists is not None and len(lists.order) == len(exact):
+        kinds.append((some, [_far_clusters(lists, query, share, rng) for query in some]))
     found = []
     for asked, masks in kinds:
         cases = []

@@ -223,9 +223,10 @@ class FilteredIndex:
         queries, margins = self._prepare(queries)
         if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
-            if len(queries) >= _BATCH and ready.count:
-                choice = self._choose(ready, k, plan, queries=len(queries))
-                if choice.plan == "exact":
+            many = len(queries) >= _BATCH
+            if (many or ready.all_built) and len(queries) and ready.count:
+                choice = self._choose(ready, k, plan, queries=len(queries) if many else 1)
+                if many and choice.plan == "exact":
                     ids, scores = self._plans.exact.search(queries, k, mask=ready.mask.view(bool))
                     return Neighbors(list(ids), list(scores), ["exact"] * len(queries))
                 if choice.plan == "post-filter" and ready.all_built:
@@ -428,12 +429,18 @@ class FilteredIndex:
         choice: Choice,
     ) -> Neighbors:
         """Answer queries that nothing is filtered out of by one walk each, in one compiled call."""
+        started = time.perf_counter()
         rows, scores, counts = self._plans.walk_each(queries, k, ready, choice)
+        if len(queries) < _BATCH:  # many together are faster than what the planner has to predict
+            took = (time.perf_counter() - started) / len(queries)
+            self.planner.observe(choice, 1e6 * took)
         found = Neighbors(list(rows), list(scores), [choice.plan] * len(queries))
-        for number in np.flatnonzero(counts < min(k, ready.count)):
-            best = self._plans.scan(queries[number], margins[number], k, ready.rows)
-            found.rows[number], found.scores[number] = best
-            found.plans[number] = f"{choice.plan}, then exact"
+        wanted = min(k, ready.count)
+        for number, count in enumerate(counts.tolist()):
+            if count < wanted:
+                best = self._plans.scan(queries[number], margins[number], k, ready.rows)
+                found.rows[number], found.scores[number] = best
+                found.plans[number] = f"{choice.plan}, then exact"
         return found
 
     def _one(

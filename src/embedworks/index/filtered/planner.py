@@ -20,8 +20,11 @@ WALKS = ("lists", "post-filter", "graph", "two-hop")
 
 _LEARNING_RATE = 0.1
 _STEPS = 8  # choices are kept for numbers of matching rows that differ by a ninth or less
+_SURPRISE = 2.0  # one observed time counts as at most so many times what was expected
+_MOST = 16.0  # and all of them move a prediction by at most so much
 _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
+_ALL_SHORTFALL = 0.4  # and two fifths where all rows pass: no other filter is harder
 _AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filters are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
@@ -159,7 +162,7 @@ class Planner:
     Args:
         calibration: What plans cost.
         target_recall: Recall@10 to aim for; a walk is used when it missed, on the queries it was
-            measured with, at most a fifth of what this allows.
+            measured with, at most a fifth of what this allows, two fifths where all rows pass.
         learn: Whether observed times correct the predictions.
 
     Example:
@@ -261,8 +264,10 @@ class Planner:
             return
         ratio = self.ratios.get(choice.plan, 1.0)
         expected = choice.microseconds / self._kept_ratios.get(choice.plan, 1.0)
-        seen = min(16.0, max(1 / 16, microseconds / expected))
+        # One pause of the process must not cost a plan its place: it would never be tried again.
+        seen = min(_SURPRISE * ratio, max(ratio / _SURPRISE, microseconds / expected))
         learned = (1 - _LEARNING_RATE) * ratio + _LEARNING_RATE * seen
+        learned = min(_MOST, max(1 / _MOST, learned))
         self.ratios[choice.plan] = learned
         before = self._kept_ratios.get(choice.plan, 1.0)
         if not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
@@ -296,15 +301,17 @@ class Planner:
         if key not in self._points:
             best: dict[float, WalkPoint] = {}
             allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
-            needed = 1 - (1 - self.target_recall) * allowed
             for point in self.calibration.walks:
                 if point.plan != plan or point.selectivity <= 0:
                     continue
-                recall = point.recall
-                if point.selectivity < 1 and plan == "lists":
+                recall, part = point.recall, allowed
+                if plan == "lists" and point.selectivity < 1:
                     recall = min(recall, point.away)  # they widen by themselves
                 elif point.selectivity < 1 and away:
                     recall = point.away
+                elif plan != "lists" and point.selectivity >= 1:
+                    part = _ALL_SHORTFALL
+                needed = 1 - (1 - self.target_recall) * part
                 held = best.get(point.selectivity)
                 if recall >= needed and (held is None or point.ef < held.ef):
                     best[point.selectivity] = point

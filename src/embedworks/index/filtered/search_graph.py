@@ -130,7 +130,7 @@ class SearchGraph:
 
     def _scratch(self) -> Scratch:
         """Return this thread's work space."""
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = Scratch(len(self))
-        scratch: Scratch = self._local.scratch
+        scratch: Scratch | None = getattr(self._local, "scratch", None)
+        if scratch is None:
+            scratch = self._local.scratch = Scratch(len(self))
         return scratch
