@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from dataclasses import replace
@@ -192,6 +194,21 @@ def test_a_process_scans_until_loading_the_other_plans_pays(built, monkeypatch):
     told = collection.explain(vector=query, mode="dense", k=5)
     assert any("scan once more" in step for step in told.plan)
     assert not graph._scans_once_more(1, graph.choices(1, 10, None))
+
+
+def test_opening_and_a_first_search_load_no_compiled_code(built):
+    code = (
+        "import sys, numpy as np\n"
+        "from embedworks.index import Collection\n"
+        "collection = Collection.open(sys.argv[1])\n"
+        f"hits = collection.search(vector=np.ones({DIM}), mode='dense', where='year > 2001')\n"
+        "assert len(hits) == 10\n"
+        "print('graph' in collection.memory(), 'numba' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(built)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["True", "False"]
 
 
 def test_what_was_built_is_read_and_not_made_again(path, monkeypatch):

@@ -18,6 +18,8 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.index import ExactIndex, FilteredIndex, VectorIndex, evaluate
+from embedworks.index._bitmaps import Bitmap
+from embedworks.index.filtered._plans import Prepared
 from embedworks.index.filtered.planner import Calibration, Planner, WalkPoint
 from embedworks.index.filtered.scan_cost import ScanPoint
 
@@ -282,6 +284,16 @@ def test_the_planner_learns_from_what_it_saw():
         planner.observe(choice, 5000.0 if choice.plan == "graph" else choice.microseconds)
     assert planner.choose(100_000, 5000, k=10).plan == "exact"
     assert planner.choose(100_000, 0, k=10).plan == "empty"
+
+
+def test_filters_that_have_nothing_to_do_with_the_vectors_rarely_seem_to_point_away(index):
+    rng, plans = np.random.default_rng(3), index._plans
+    alarms = []
+    for query in rng.normal(size=(300, DIM)).astype(np.float32):
+        mask = rng.random(ROWS) < 0.5
+        chance = Bitmap(mask, int(mask.sum()))
+        alarms.append(plans.points_away(query, Prepared(None, chance, mask, False, ROWS)))
+    assert np.mean(alarms) < 0.02  # one standard error alone: 0.16
 
 
 def test_the_exact_plan_of_a_batch_is_priced_as_the_product_it_is():

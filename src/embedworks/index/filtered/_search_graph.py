@@ -20,6 +20,7 @@ from embedworks.index.filtered._kernels import (
     _f32,
     _i64,
     _ids,
+    _links,
     _mask,
     _query,
     _readonly,
@@ -31,7 +32,7 @@ from embedworks.index.filtered._kernels import (
     finish,
 )
 
-__all__ = ["nearest", "nearest_each"]
+__all__ = ["lay_out", "nearest", "nearest_each"]
 
 _LINE = 16  # links in a line of memory
 _starts = _readonly(_i64, 1)
@@ -268,3 +269,36 @@ def nearest_each(
         counts[number] = wanted
         fewest = min(fewest, wanted)
     return fewest
+
+
+@compile_kernel(types.int32[::1], _links, _rows, types.int64[::1])
+def lay_out(links: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Put the links of all rows one after the other, in an order, as places in that order.
+
+    Args:
+        links: Linked rows, int32 (M, R), -1 where there is none.
+        order: The rows in their order, int32 (M,).
+        starts: Written: where the links of each place begin, int64 (M + 1,).
+
+    Returns:
+        The linked places, int32 (starts[M],).
+    """
+    total, room = links.shape
+    places = np.empty(total, dtype=np.int32)
+    counts = np.zeros(total, dtype=np.int32)
+    for row in range(total):
+        places[order[row]] = row
+        for column in range(room):
+            counts[row] += links[row, column] >= 0
+    starts[0] = 0
+    for place in range(total):
+        starts[place + 1] = starts[place] + counts[order[place]]
+    found = np.empty(starts[total], dtype=np.int32)
+    end = 0
+    for place in range(total):
+        row = order[place]
+        for column in range(room):
+            if links[row, column] >= 0:
+                found[end] = places[links[row, column]]
+                end += 1
+    return found

@@ -12,8 +12,6 @@ import numpy as np
 
 from embedworks._core.devices import cpu_count
 from embedworks._core.progress import progress
-from embedworks.index.filtered._beam import Scratch
-from embedworks.index.filtered._building import add_links, choose_links
 from embedworks.index.filtered.lists import InvertedLists
 
 __all__ = ["Graph"]
@@ -126,6 +124,10 @@ def _link(
     scores = np.empty_like(found, dtype=np.float32)
     starts = np.arange(len(codes), dtype=np.int64) * room
     ends = starts.copy()
+    # Compiled code takes about a second to import: collections that only scan do without it.
+    from embedworks.index.filtered._beam import Scratch
+    from embedworks.index.filtered._building import add_links, choose_links
+
     spaces = [Scratch(len(codes)) for _ in range(min(cpu_count(), _THREADS))]
     chosen = np.empty((_TOGETHER, links), dtype=np.int32)
     gains = np.empty(chosen.shape, dtype=np.float32)

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from embedworks.index.filtered._beam import Scratch
-from embedworks.index.filtered._search_graph import nearest, nearest_each
+from embedworks.index.filtered._search_graph import lay_out, nearest, nearest_each
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists
 
@@ -58,17 +58,13 @@ class SearchGraph:
         total = len(lists.order)
         if len(graph.links) != total or total == 0:
             raise ValueError(f"a graph of {len(graph.links)} rows and lists of {total}")
-        places = np.empty(total, dtype=np.int32)
-        places[lists.order] = np.arange(total, dtype=np.int32)
-        links = graph.links[lists.order]
-        there = links >= 0
-        self.starts = np.zeros(total + 1, dtype=np.int64)
-        np.cumsum(there.sum(axis=1), out=self.starts[1:])
-        self.links = places[links[there]]
+        self.starts = np.empty(total + 1, dtype=np.int64)
+        self.links = lay_out(graph.links, lists.order, self.starts)
         self.entries = lists.middles()
         self.entry_codes = lists.codes[self.entries]
+        most = int(np.diff(self.starts).max())
         self._arrays = (lists.codes, lists.scales, lists.order, self.starts, self.links,
-                        self.entries, self.entry_codes, int(there.sum(axis=1).max()))  # fmt: skip
+                        self.entries, self.entry_codes, most)  # fmt: skip
         self._local = threading.local()
 
     def __len__(self) -> int:
