@@ -191,10 +191,10 @@ ENTRIES = (
             "gpu": {
                 "world": "abstracts", "rows": 20_000, "queries": 1000,
                 "architecture": "qwen3", "vocabulary": 16_384, "dim": 512, "layers": 8, "heads": 8,
-                "characters": 100_000_000, "tokenizer_texts": 40_000, "mntp": {},
-                "lm": {"steps": 1000, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
+                "characters": 40_000_000, "tokenizer_texts": 40_000, "mntp": {},
+                "lm": {"steps": 800, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
                        "precision": "bf16"},
-                "max_tokens": 160, "steps": 300, "batch": 128, "lr": 3e-4,
+                "max_tokens": 160, "steps": 200, "batch": 128, "lr": 3e-4,
             },
         },
         setup="One causal language model for each seed is trained from scratch on English texts; "

@@ -146,7 +146,7 @@ ENTRIES = (
                 "vocabulary": 8000, "dim": 384, "layers": 4, "heads": 6, "length": 16,
                 "lm": {"steps": 800, "batch_size": 64, "length": 128, "learning_rate": 1e-3,
                        "precision": "bf16"},
-                "steps": 1500, "batch": 256, "lr": 5e-4, "gradient_steps": 500,
+                "steps": 1000, "batch": 256, "lr": 7e-4, "gradient_steps": 500,
                 "gradient_lr": 0.02,
             },
         },

@@ -108,7 +108,7 @@ ENTRIES = (
             "gpu": {
                 "world": "abstracts", "rows": 40_000, "documents": 1000, "embedder": "minilm",
                 "vocabulary": 16_000, "dim": 512, "layers": 8, "heads": 8,
-                "lm": {"steps": 1500, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
+                "lm": {"steps": 1200, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
                        "precision": "bf16"},
                 "steps": 1000, "batch": 256, "lr": 1e-3, "max_tokens": 80,
             },
