@@ -9,13 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from embedworks.models import (
-    TextCompressor,
-    TextCompressorSettings,
-    memory_vectors,
-    train_text_compressor,
-    write_from_memory,
-)
 from embedworks.reproductions import Arm, Comparison, Context, Outcome, Reproduction
 from embedworks.reproductions.papers._memory_world import Passages, language_model, passages
 
@@ -38,6 +31,14 @@ def _written(
     settings: Mapping[str, Any], context: Context,
 ) -> list[str]:  # fmt: skip
     """Return what is written for each held-out text."""
+    from embedworks.models import (
+        TextCompressor,
+        TextCompressorSettings,
+        memory_vectors,
+        train_text_compressor,
+        write_from_memory,
+    )
+
     length = settings["length"]
     slots = max(1, int(arm["share"] * length))
     if arm["by"] == "gradients":
