@@ -67,7 +67,7 @@ def _written(
 def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
     texts: Passages = context.once(("texts", seed), lambda: passages(settings, seed))
     lm, tokenizer = context.once(
-        ("lm", seed), lambda: language_model(texts, settings, context, seed)
+        ("lm", seed), lambda: language_model(texts.documents, settings, context, seed)
     )
     held = {one: "".join(parts) for one, parts in texts.test.items()}
     found = _written(arm, list(held.values()), lm, tokenizer, texts, seed, settings, context)

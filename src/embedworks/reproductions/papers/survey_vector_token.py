@@ -27,7 +27,7 @@ def _losses(
     from embedworks.models import VectorDecoderSettings, context_losses, train_vector_decoder
 
     texts = passages(settings, seed)
-    lm, tokenizer = language_model(texts, settings, context, seed)
+    lm, tokenizer = language_model(texts.documents, settings, context, seed)
     frozen = FrozenVectors(settings["embedder"], cache=context.cache, device=context.device)
     first, follow = zip(*texts.train, strict=True)
     ids = list(texts.test)
