@@ -26,6 +26,9 @@ def test_a_folder_becomes_a_model(call, texts, tmp_path, method):
     assert code == 0
     assert "nearest" in text
     assert ew.load(out).encode(["the cat on the roof"]).any()
+    about = json.loads(call("info", out, "--json")[1])
+    kind = {"skipgram": "static model", "fasttext": "SubwordModel"}[method]
+    assert (about["kind"], about["dimensions"], about["longest text"]) == (kind, 8, "any")
     code, _, err = call("words", texts, "--out", out)
     assert code == 2
     assert "--overwrite" in err

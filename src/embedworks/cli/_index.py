@@ -53,6 +53,7 @@ group = typer.Typer(
     cls=_Group,
     help="Index documents, change what is indexed, and look into it.",
     no_args_is_help=True,
+    suggest_commands=False,  # the group's own hint says more
 )
 
 
