@@ -34,6 +34,18 @@ def test_a_folder_becomes_a_model(call, texts, tmp_path, method):
     assert "--overwrite" in err
 
 
+def test_letter_groups_can_be_indexed_and_are_not_adapted(call, texts, tmp_path):
+    model = tmp_path / "model"
+    assert call("words", texts, "--out", model, "--method", "fasttext", "--dim", "8")[0] == 0
+    run = tmp_path / "run"
+    assert call("index", "build", texts, "--out", run, "--model", model)[0] == 0
+    hits = json.loads(call("search", run, "the dogs sat", "-k", "2", "--json")[1])["hits"]
+    assert len(hits) == 2
+    code, _, err = call("adapt", texts, "--out", tmp_path / "adapted", "--base", model)
+    assert code == 2
+    assert "is a SubwordModel, which cannot be adapted" in " ".join(err.split())
+
+
 def test_json_has_the_settings(call, texts, tmp_path):
     code, text, _ = call(
         "words", texts, "--out", tmp_path / "model", "--method", "ppmi", "--dim", "4",
