@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=(), help="methods to leave out")
     parser.add_argument("--slowest", type=float, default=0.05, help="seconds a query at most")
     parser.add_argument("--build-threads", type=int, default=1)
+    parser.add_argument("--keep-filters", action="store_true",
+                        help="filters seen before may be kept")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="record to write; plots go beside it")
     parser.add_argument("--join", nargs="+", type=Path, metavar="RECORD",
@@ -183,6 +185,7 @@ def main() -> None:
         rounds=options.rounds,
         slowest=options.slowest,
         build_threads=options.build_threads,
+        keep_filters=options.keep_filters,
         seed=options.seed,
         on_cell=keep,
     )

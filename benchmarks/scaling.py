@@ -85,7 +85,14 @@ def run_training(options: argparse.Namespace) -> None:
     )
     texts = [str(text) for row in world.train[:20_000] for text in (row.anchor, row.positive)]
     tokenizer = train_tokenizer(texts, 4096, max_tokens=48, lowercase=True)
-    points = []
+    settings = {"batch": options.batch, "temperature": TEMPERATURE, "rate": LEARNING_RATE}
+    points: list[dict[str, Any]] = []
+    result = {
+        "machine": machine(),
+        "versions": versions("torch", "transformers", "sentence-transformers"),
+        "settings": settings | {"seed": options.seed, "device": options.device},
+        "points": points,
+    }
     for dim, layers, heads in SIZES[: options.sizes]:
         for rows in options.rows:
             started = time.perf_counter()
@@ -105,14 +112,7 @@ def run_training(options: argparse.Namespace) -> None:
             }  # fmt: skip
             points.append(point)
             print(json.dumps(point), flush=True)
-    settings = {"batch": options.batch, "temperature": TEMPERATURE, "rate": LEARNING_RATE}
-    result = {
-        "machine": machine(),
-        "versions": versions("torch", "transformers", "sentence-transformers"),
-        "settings": settings | {"seed": options.seed, "device": options.device},
-        "points": points,
-    }
-    write_result("scaling-points", result, options.out)
+            write_result("scaling-points", result, options.out)
 
 
 def run_fit(options: argparse.Namespace) -> None:

@@ -60,28 +60,27 @@ class Contestant:
 
 
 def ours(data: FilteredData) -> Contestant:
-    """Build lists and graph, and lay the graph out."""
-    graph = Graph.build(data.vectors, similarity="cosine")
+    """Build lists and graph, and lay the graph out; the graph itself is not kept."""
     lists = InvertedLists.build(data.vectors, similarity="cosine")
-    search = SearchGraph(graph, lists)
+    search = SearchGraph(Graph.build(data.vectors, similarity="cosine", lists=lists), lists)
     alive = np.ones(len(data.vectors), dtype=np.uint8)
 
     def ask(queries: np.ndarray, value: float) -> np.ndarray:
         return search.search(data.vectors, queries, K, ef=int(value), alive=alive)[0]
 
-    held = data.vectors.nbytes + graph.nbytes() + lists.nbytes() + search.nbytes()
-    return Contestant(ask, held)
+    return Contestant(ask, data.vectors.nbytes + lists.nbytes() + search.nbytes())
 
 
 def planner(data: FilteredData) -> Contestant:
     """Build the whole index; the knob is the recall its planner aims at."""
+    lists = InvertedLists.build(data.vectors, similarity="cosine")
     index = FilteredIndex(
         data.vectors,
         AttributeTable(data.table.select(["number"])),
         similarity="cosine",
         alive=np.ones(len(data.vectors), dtype=np.uint8),
-        graph=Graph.build(data.vectors, similarity="cosine"),
-        lists=InvertedLists.build(data.vectors, similarity="cosine"),
+        graph=Graph.build(data.vectors, similarity="cosine", lists=lists),
+        lists=lists,
         planner=Planner(Calibration(), TARGETS[0]),
     )
     index.calibrate()

@@ -11,6 +11,7 @@ import pytest
 
 from embedworks.errors import QuerySyntaxError, ShapeError
 from embedworks.index import AttributeTable, evaluate, parse_where
+from embedworks.index._masks import rows_of
 from embedworks.index.where import And, Between, Compare, Contains, In, IsNull, Like, Not, Or
 
 
@@ -77,19 +78,21 @@ def condition(rng, depth=3):
                    pick(values))  # fmt: skip
 
 
-@pytest.mark.parametrize("rows", [0, 1, 200])
-def test_random_conditions_give_what_arrow_gives(rows):
+@pytest.mark.parametrize(("rows", "conditions"), [(0, 400), (1, 400), (200, 400), (9000, 60)])
+def test_random_conditions_give_what_arrow_gives(rows, conditions):
     arrow = table(rows)
     attributes = AttributeTable(arrow)
     rng = np.random.default_rng(1)
     everything = np.arange(rows, dtype=np.int32)
-    for _ in range(400):
+    some = rng.choice(rows, min(rows, 5), replace=False).astype(np.int32)
+    for _ in range(conditions):
         where = condition(rng)
         expected = evaluate(where, arrow)
         ready = attributes.compile(where)
         np.testing.assert_array_equal(ready.mask().astype(bool), expected, err_msg=str(where))
         np.testing.assert_array_equal(np.sort(ready.rows()), np.flatnonzero(expected))
         np.testing.assert_array_equal(ready.test(everything), expected)
+        np.testing.assert_array_equal(ready.test(some), expected[some], err_msg=str(where))
         count = ready.cardinality()
         assert count.minimum <= expected.sum() <= count.maximum, str(where)
         assert count.minimum <= count.expected <= count.maximum
@@ -98,6 +101,14 @@ def test_random_conditions_give_what_arrow_gives(rows):
             name, start, end = ready.run
             order = attributes.column(name).order[start:end]
             np.testing.assert_array_equal(np.sort(order), np.flatnonzero(expected))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_masks_give_their_rows(share):
+    rng = np.random.default_rng(0)
+    for total in (0, 1, 7, 8, 9, 1001):
+        mask = (rng.random(total) < share).astype(np.uint8)
+        np.testing.assert_array_equal(rows_of(mask), np.flatnonzero(mask))
 
 
 def test_a_sample_sees_that_columns_belong_together():

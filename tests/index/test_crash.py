@@ -256,3 +256,35 @@ def test_killed_while_a_graph_is_built(tmp_path):
         assert np.mean(hits) / 10 >= 0.95
         newest = [i for i in scanned.rows["chunk_id"].to_pylist() if i.startswith("n")]
         assert len(newest) == len(scanned) - 2_000
+
+
+STARVED_GRAPH = """
+import resource, signal, sys
+import numpy as np
+from embedworks.index import Collection
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+collection = Collection.open(sys.argv[1], index="planned")
+found = collection.search(vector=np.ones(8), mode="dense", k=7)
+print(len(found), "graph" in collection.memory())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX resource limits")
+def test_a_disk_without_room_for_a_graph(tmp_path):
+    path, rng = tmp_path / "c", np.random.default_rng(0)
+    rows = [{"chunk_id": f"c{n}", "text": f"file {n}"} for n in range(2_000)]
+    Collection.create(path, rows, rng.standard_normal((2_000, 8)), index="exact")
+    run = subprocess.run(
+        [sys.executable, "-c", STARVED_GRAPH, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["7", "True"]
+    assert "could not be written" in run.stderr
+    assert [entry.name for entry in path.glob("cache/v*/*graph*")] == []
+    collection = Collection.open(path, index="auto")
+    assert "graph" not in collection.memory()
+    collection.verify()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from dataclasses import replace
@@ -30,8 +32,9 @@ from embedworks.index._structures import Structures
 from embedworks.index.collection import Collection
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered import _plans
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
+from embedworks.index.filtered.planner import Calibration
 from embedworks.index.filtering import evaluate
 
 pytest.importorskip("lancedb")
@@ -130,9 +133,21 @@ def test_answers_are_those_of_a_scan(built):
     assert check_against_scan(built, searches=30)
 
 
+def scans_cost(monkeypatch, microseconds):
+    """Make the planner believe that every exact search costs this much."""
+    monkeypatch.setattr(Calibration, "exact", lambda *_, **__: microseconds)
+
+
+def walked(collection, plan, queries, k):
+    """Return the rows that one plan finds among all."""
+    graph = graph_of(collection)
+    choice = next(choice for choice in graph.choices(1, k, None) if choice.plan == plan)
+    return graph._walk(queries, k, graph._ready(graph._passing(None)), choice)
+
+
 @pytest.mark.parametrize(("scan", "plans"), [(1e-3, {"exact"}), (1e6, {"lists", "codes"})])
 def test_answers_do_not_depend_on_what_scans_cost(built, monkeypatch, scan, plans):
-    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: scan)
+    scans_cost(monkeypatch, scan)
     assert check_against_scan(built, searches=30) >= plans
 
 
@@ -142,22 +157,23 @@ def test_every_plan_finds_what_a_scan_finds(path, monkeypatch, plan):
     collection.add(make_rows([f"n{n}" for n in range(150)], 3), clustered(150, 3))
     collection.remove([f"c{n}" for n in range(0, ROWS, 16)])
     monkeypatch.setattr(_planned, "_PLANS", (plan,))
-    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: 1e6)
+    scans_cost(monkeypatch, 1e6)
     taken = check_against_scan(path, searches=20, seed=6)
     assert plan in taken
     assert taken <= {plan, "exact"}
 
 
 def test_filters_that_point_away_from_the_query(built, monkeypatch):
-    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: 1e6)
+    scans_cost(monkeypatch, 1e6)
     collection = Collection.open(built)
     planned, exact = graph_of(collection), ExactIndex(collection.vectors)
     hits = total = 0
     for query in clustered(20, 31):
         scores = collection.vectors @ query
         mask = scores < np.quantile(scores, 0.4)
-        assert planned._points_away(query[None], mask).all()
-        assert not planned._points_away(query[None], ~mask).any()
+        for passing, away in ((mask, True), (~mask, False)):
+            ready = planned._ready(planned._passing(passing))
+            assert planned._plans.points_away(query, ready) == away
         truth = exact.search(query[None], 10, mask=mask)[0][0]
         rows = planned.search(query[None], 10, mask)[0][0]
         assert mask[rows].all()
@@ -168,15 +184,31 @@ def test_filters_that_point_away_from_the_query(built, monkeypatch):
 def test_a_process_scans_until_loading_the_other_plans_pays(built, monkeypatch):
     collection, query = Collection.open(built), clustered(1, 2)[0]
     exact = Collection.open(built, index="exact").search(vector=query, mode="dense")
-    monkeypatch.setattr(_planned._ScanCost, "of", lambda self, matching: 4e5)
+    scans_cost(monkeypatch, 4e5)
     monkeypatch.setattr(_planned, "_lost", [])
     monkeypatch.setattr(_planned, "_is_loaded", lambda: False)
     for _ in range(2):
         assert collection.search(vector=query, mode="dense") == exact
-        assert graph_of(collection)._scans_once_more(0, 10, None)
+        graph = graph_of(collection)
+        assert graph._scans_once_more(0, graph.choices(1, 10, None))
     told = collection.explain(vector=query, mode="dense", k=5)
     assert any("scan once more" in step for step in told.plan)
-    assert not graph_of(collection)._scans_once_more(1, 10, None)
+    assert not graph._scans_once_more(1, graph.choices(1, 10, None))
+
+
+def test_opening_and_a_first_search_load_no_compiled_code(built):
+    code = (
+        "import sys, numpy as np\n"
+        "from embedworks.index import Collection\n"
+        "collection = Collection.open(sys.argv[1])\n"
+        f"hits = collection.search(vector=np.ones({DIM}), mode='dense', where='year > 2001')\n"
+        "assert len(hits) == 10\n"
+        "print('graph' in collection.memory(), 'numba' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(built)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["True", "False"]
 
 
 def test_what_was_built_is_read_and_not_made_again(path, monkeypatch):
@@ -191,9 +223,7 @@ def test_what_was_built_is_read_and_not_made_again(path, monkeypatch):
     for opened in (collection, Collection.open(path)):
         built = graph_of(opened).built
         assert isinstance(built.codes.base, np.memmap) or isinstance(built.codes, np.memmap)
-        assert (
-            graph_of(opened)._index.search(clustered(3, 2), 5, plan="lists").plans == ["lists"] * 3
-        )
+        assert all(rows is not None for rows in walked(opened, "lists", clustered(3, 2), 5))
 
 
 def test_changes_time_travel_and_compaction(path):
@@ -248,7 +278,7 @@ def test_recall_holds_at_the_most_change_that_is_taken_over(path):
     queries = clustered(100, 11)
     scan = Collection.open(path, index="exact")
     truth = scan.search_many(vectors=queries, mode="dense").chunk_ids
-    found = graph_of(collection)._index.search(queries, 10, plan="graph").rows
+    found = walked(collection, "graph", queries, 10)
     ids = np.array(collection.rows["chunk_id"].to_pylist())
     hits = [len(set(ids[a]) & set(b)) for a, b in zip(found, truth, strict=True)]
     assert np.mean(hits) / 10 >= TARGET
@@ -275,7 +305,7 @@ def test_vectors_are_shared_when_they_have_unit_length(built, path):
     collection = Collection.open(built)
     collection.search(vector=clustered(1, 2)[0], mode="dense")
     graph = graph_of(collection)
-    assert np.shares_memory(graph._index.vectors, collection.vectors)
+    assert np.shares_memory(graph._plans.vectors, collection.vectors)
     assert "unit vectors" not in collection.memory()
     assert collection.memory()["graph"] > 0
     longer = 3.0 * clustered(ROWS, 1)

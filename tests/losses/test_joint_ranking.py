@@ -116,3 +116,36 @@ def test_pairs_are_joined_and_cut():
     assert apart["input_ids"].tolist() == [[5, 2, 5, 7, 2]]
     with pytest.raises(ShapeError, match="one document for each query"):
         join_pairs(queries, features([1, 2]))
+
+
+@pytest.mark.parametrize("limit", [None, 2, 5, 9])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pairs_are_joined_as_a_loop_joins_them(limit, side):
+    rng = np.random.default_rng(limit)
+
+    def column():
+        rows = [
+            [*([1] * int(rng.integers(2))), *rng.integers(2, 9, size=rng.integers(0, 7)).tolist()]
+            for _ in range(40)
+        ]
+        width = max(map(len, rows))
+        padded = [
+            [*[0] * (width - len(row)), *row]
+            if side == "left"
+            else [*row, *[0] * (width - len(row))]
+            for row in rows
+        ]
+        ids = torch.tensor(padded)
+        return rows, {"input_ids": ids, "attention_mask": (ids > 0).long(), "token_type_ids": ids}
+
+    (queries, first), (documents, second) = column(), column()
+    found = join_pairs(first, second, limit=limit, start=1)
+    for place, (query, document) in enumerate(zip(queries, documents, strict=True)):
+        rest = document[1:] if document[:1] == [1] else document
+        if limit is not None and len(query) + len(rest) > limit:
+            query = query[: max(limit // 2, limit - len(rest))]
+            rest = rest[: limit - len(query)]
+        real = found["attention_mask"][place].bool()
+        assert found["input_ids"][place][real].tolist() == query + rest
+        assert found["token_type_ids"][place][real].tolist() == [0] * len(query) + [1] * len(rest)
+        assert not found["input_ids"][place][~real].any()

@@ -77,6 +77,9 @@ def filtered(
     rounds: Annotated[int, typer.Option(help="Timed passes, in turns.")] = 3,
     rows: Annotated[int, typer.Option(help="Rows of generated data.")] = 20_000,
     dim: Annotated[int, typer.Option(help="Dimensions of generated data.")] = 64,
+    keep_filters: Annotated[
+        bool, typer.Option("--keep-filters", help="Filters seen before may be kept: they recur.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of queries, filters and generated data.")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the record and two plots.")
@@ -99,7 +102,7 @@ def filtered(
     )  # fmt: skip
     report = compare_filtered(
         workload, method, k=k, target_recall=target_recall, rounds=rounds, seed=seed,
-        enough=max(0.99, target_recall),
+        enough=max(0.99, target_recall), keep_filters=keep_filters,
         on_cell=None if out is None else lambda found: _write(found, out),
     )  # fmt: skip
     if json:

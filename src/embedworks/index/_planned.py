@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,16 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedworks._core.progress import progress
-from embedworks._core.validation import normalize_rows
 from embedworks.errors import DataWarning, FormatError
 from embedworks.index._saved_arrays import load_arrays, save_arrays
 from embedworks.index._structures import ARRAYS, Structures
-from embedworks.index.exact import ExactIndex
+from embedworks.index.exact import ExactIndex, unit_rows
 from embedworks.index.filtered.planner import WALKS, Calibration, Choice, Planner
 
 if TYPE_CHECKING:
-    from embedworks.index._bitmaps import Bitmap
-    from embedworks.index.filtered.planned import FilteredIndex
+    from embedworks.index.filtered._plans import Plans, Prepared
 
 __all__ = ["GRAPH_FOLDER", "INDEXES", "PlannedDense", "wants_graph"]
 
@@ -42,12 +40,9 @@ _PAYS_FROM = 10_000_000  # rows x dimensions from which "auto" builds a graph
 _TARGET_RECALL = 0.95
 _MOST_CHANGED = 0.25  # share of rows added or removed up to which a graph is taken over
 _STALE = 0.1  # share from which `prepare` and `compact` build it anew
-_UNIT = 1e-5  # how far from 1 a norm may be for the vectors to be used as they are
-_BATCH = 8  # queries from which a scan costs what it does in a batch
+_KEPT_FILTERS, _KEPT_CHOICES = 32, 64
 _PLANS = ("codes", *WALKS)
 _LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
-_SAMPLE = 256  # rows by which it is seen whether a filter points away from a query
-_AWAY = -1.0  # standard errors
 _STEADY = ("codes", "lists")  # find as much under filters that point away from the query
 _WALKED = {
     "codes": "scan the int8 codes of the rows that pass",
@@ -72,15 +67,23 @@ def wants_graph(index: str, rows: int, dim: int) -> bool:
     return index == "planned" or rows * dim >= _PAYS_FROM
 
 
-@dataclass(frozen=True)
-class _ScanCost:
-    """Microseconds of one query's exact scan: ``base + per_row * matching``."""
+@dataclass(eq=False)
+class _Passing:
+    """The rows a filter leaves, counted once.
 
-    base: float
-    per_row: float
+    Attributes:
+        mask: True for those that pass (M,); None for all.
+        matching: How many pass.
+        late: How many of them were added since graph and lists were built.
+        ready: What the plans made of it; None before one was carried out.
+        choices: What `PlannedDense.choices` said, by its arguments.
+    """
 
-    def of(self, matching: int) -> float:
-        return self.base + self.per_row * matching
+    mask: np.ndarray | None
+    matching: int
+    late: int
+    ready: Prepared | None = None
+    choices: dict[tuple[int, int, bool], list[Choice]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +93,16 @@ class PlannedDense:
     Attributes:
         exact: The version's vectors; all scores come from here, whatever the plan.
         built: What was built over rows 0 to G - 1; the others are scored beside it.
-        calibration: What the other plans cost.
-        alone: What a scan costs for one query.
-        batch: What it costs per query of many.
+        calibration: What every plan costs.
         removed: Rows taken out of what was built since.
     """
 
     exact: ExactIndex
     built: Structures
     calibration: Calibration
-    alone: _ScanCost
-    batch: _ScanCost
     removed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _kept: OrderedDict[int, _Passing] = field(default_factory=OrderedDict, repr=False)
 
     # Making, keeping, taking over.
 
@@ -111,12 +111,12 @@ class PlannedDense:
         """Build everything over all vectors and measure the plans on this machine."""
         label = f"Graph and lists of {len(exact):,} rows"
         with progress(label, enabled=show_progress):
-            vectors = _unit_vectors(exact)
+            vectors = unit_rows(exact.vectors, exact.norms)
             built = Structures.build(vectors)
-        alone, batch = _scan_cost(exact, 1), _scan_cost(exact, 64)
-        index = _assemble(vectors, built, Calibration())
-        made = cls(exact, built, index.calibrate(), alone, batch)
-        made.__dict__["_index"] = index
+            plans = _assemble(vectors, built)
+            calibration = plans.calibrate(np.ones(len(vectors), dtype=np.uint8), unit=True)
+        made = cls(exact, built, calibration)
+        made.__dict__["_plans"] = plans
         return made
 
     def taken_over(self, exact: ExactIndex, places: np.ndarray) -> PlannedDense | None:
@@ -143,7 +143,7 @@ class PlannedDense:
         kept = places[:count].astype(np.int64)
         whole = count == built and bool((kept == np.arange(built)).all())
         structures = self.built if whole else self.built.kept(kept)
-        return PlannedDense(exact, structures, self.calibration, self.alone, self.batch, removed)
+        return PlannedDense(exact, structures, self.calibration, removed)
 
     def save(self, folder: Path) -> None:
         """Write what was built as a folder, all or nothing.
@@ -157,8 +157,6 @@ class PlannedDense:
             "entry": self.built.graph.entry,
             "removed": self.removed,
             "calibration": self.calibration.to_dict(),
-            "alone": [self.alone.base, self.alone.per_row],
-            "batch": [self.batch.base, self.batch.per_row],
             "sha256": {name: _digest(array) for name, array in arrays.items()},
         }
         save_arrays(folder, _KIND, settings, arrays)
@@ -176,8 +174,7 @@ class PlannedDense:
             _check_settings(settings, arrays, exact, folder, verify=verify)
             built = Structures.of(arrays, int(settings["entry"]))
             calibration = Calibration.from_dict(settings["calibration"])
-            alone, batch = (_ScanCost(*map(float, settings[n])) for n in ("alone", "batch"))
-            return cls(exact, built, calibration, alone, batch, int(settings["removed"]))
+            return cls(exact, built, calibration, int(settings["removed"]))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise
@@ -198,9 +195,11 @@ class PlannedDense:
     def memory(self) -> dict[str, int]:
         """Return the bytes of each part."""
         parts = self.built.nbytes()
-        index = self.__dict__.get("_index")
-        if index is not None and index.vectors is not self.exact.vectors:
-            parts["unit vectors"] = int(index.vectors.nbytes)
+        plans = self.__dict__.get("_plans")
+        if plans is not None:
+            if plans.vectors is not self.exact.vectors:
+                parts["unit vectors"] = int(plans.vectors.nbytes)
+            parts["graph"] = plans.nbytes()["graph"]
         return parts
 
     # Searching.
@@ -209,31 +208,32 @@ class PlannedDense:
         self, vectors: np.ndarray, k: int, mask: np.ndarray | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return ``(rows, scores)`` per query: exactly min(k, matching) of them."""
-        count = len(vectors)
-        choice = self.choices(count, k, mask)[0]
+        count, passing = len(vectors), self._passing(mask)
         queries = self.exact.prepare(vectors, allow_zero=True)
-        scans = choice.plan == "exact" or not count or not queries.any(axis=1).all()
-        if scans or self._scans_once_more(count, k, mask):
+        choices = self._choices(count, k, passing)
+        scans = choices[0].plan == "exact" or not count or not queries.any(axis=1).all()
+        if scans or self._scans_once_more(count, choices):
             return list(zip(*self.exact.search(vectors, k, mask=mask, allow_zero=True)))
-        results: list[tuple[np.ndarray, np.ndarray]] = [(_NOTHING, _NOTHING)] * count
-        steady = choice.plan in _STEADY
-        away = np.zeros(count, dtype=bool) if steady else self._points_away(queries, mask)
-        where = _bitmap(mask)
+        plans, ready = self._plans, self._ready(passing)
+        away = np.zeros(count, dtype=bool)
+        if choices[0].plan not in _STEADY:
+            away[:] = [plans.points_away(query, ready) for query in queries]
+        found: list[np.ndarray | None] = [None] * count
         for apart in (False, True):
             numbers = np.flatnonzero(away == apart)
             if not len(numbers):
                 continue
-            plan = self.choices(len(numbers), k, mask, away=True)[0].plan if apart else choice.plan
-            if plan == "exact":
-                some = self.exact.search(vectors[numbers], k, mask=mask)
-                for number, *found in zip(numbers, *some, strict=True):
-                    results[number] = (found[0], found[1])
+            choice = self._choices(len(numbers), k, passing, away=True)[0] if apart else choices[0]
+            if choice.plan == "exact":
                 continue
-            met = self._index.search(queries[numbers], k, where=where, plan=plan)
-            for number, rows in zip(numbers, met.rows, strict=True):
-                scores = self.exact.scores(queries[number], rows)
-                order = np.lexsort((rows, -scores))
-                results[number] = (rows[order], scores[order])
+            for number, rows in zip(numbers, self._walk(queries[numbers], k, ready, choice)):
+                found[number] = rows
+        results = self._in_order(queries, found)
+        missed = [place for place, rows in enumerate(found) if rows is None]
+        if missed:
+            scanned = zip(*self.exact.search(vectors[missed], k, mask=mask), strict=True)
+            for place, best in zip(missed, scanned, strict=True):
+                results[place] = best
         return results
 
     def choices(
@@ -246,22 +246,27 @@ class PlannedDense:
             k: Results wanted.
             mask: Rows that pass; None is all.
             away: Whether the filter points away from the queries. Then a walk must have been
-                measured to find enough there too, at the width it has for other queries.
+                measured to find enough there too.
         """
-        total, built = len(self.exact), len(self.built)
-        matching = total if mask is None else int(np.count_nonzero(mask))
-        cost = self.batch if queries >= _BATCH else self.alone
-        exact = Choice("exact", cost.of(matching))
+        return self._choices(queries, k, self._passing(mask), away=away)
+
+    def _choices(
+        self, queries: int, k: int, passing: _Passing, *, away: bool = False
+    ) -> list[Choice]:
+        key = queries, k, away
+        if key not in passing.choices:
+            if len(passing.choices) >= _KEPT_CHOICES:
+                passing.choices.clear()
+            passing.choices[key] = self._priced(max(1, queries), k, passing, away=away)
+        return passing.choices[key]
+
+    def _priced(self, queries: int, k: int, passing: _Passing, *, away: bool) -> list[Choice]:
+        total, matching = len(self.exact), passing.matching
+        exact = Choice("exact", self.calibration.exact(total, matching, queries=queries))
         if matching <= k or not self._sound:
             return [exact]
-        late = total - built if mask is None else int(np.count_nonzero(mask[built:]))
-        beside = self.calibration.per_row * late
-        planner = self._planner
-        found = planner.choices(total, matching, k=k, codes=True)
-        if away:
-            widths = {choice.plan: choice.ef for choice in found}
-            apart = planner.choices(total, matching, k=k, codes=True, away=True)
-            found = [choice for choice in apart if choice.ef <= widths.get(choice.plan, -1)]
+        beside = self.calibration.per_row * passing.late
+        found = self._planner.choices(total, matching, k=k, codes=True, away=away)
         others = [
             Choice(choice.plan, choice.microseconds + beside, choice.ef)
             for choice in found
@@ -272,16 +277,16 @@ class PlannedDense:
     def explain(self, k: int, mask: np.ndarray | None) -> tuple[str, ...]:
         """Say in words which plan one query takes, and what the others would cost."""
         total, built = len(self.exact), len(self.built)
-        matching = total if mask is None else int(np.count_nonzero(mask))
-        chosen, *others = self.choices(1, k, mask)
+        passing = self._passing(mask)
+        chosen, *others = self._choices(1, k, passing)
         steps = [f"planner: {_told(chosen)}"]
         if others:
             steps[0] += "; not " + ", ".join(map(_told, others))
         if chosen.plan == "exact":
-            return (*steps, self.exact.plan(matching))
+            return (*steps, self.exact.plan(passing.matching))
         if not _is_loaded():
             once = "scan once more: the compiled code of the others takes a second to load"
-            return (*steps, once, self.exact.plan(matching))
+            return (*steps, once, self.exact.plan(passing.matching))
         steps.append(
             f"{_WALKED[chosen.plan]}, built over {built:,} rows, then exact cosines of the best "
             "rows met"
@@ -311,7 +316,7 @@ class PlannedDense:
     def _planner(self) -> Planner:
         return Planner(self.calibration, _TARGET_RECALL)
 
-    def _scans_once_more(self, queries: int, k: int, mask: np.ndarray | None) -> bool:
+    def _scans_once_more(self, queries: int, choices: Sequence[Choice]) -> bool:
         """Whether to scan because the code of the cheaper plan would first have to be loaded.
 
         It is loaded when scans instead of it have cost as much as loading: a process that
@@ -319,42 +324,94 @@ class PlannedDense:
         """
         if _is_loaded():
             return False
-        choices = self.choices(queries, k, mask)
         scan = next(choice for choice in choices if choice.plan == "exact")
         with self._lock:
             _lost.append(queries * (scan.microseconds - choices[0].microseconds))
             return sum(_lost) < _LOADING
 
-    def _points_away(self, queries: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        """Say for which queries (Q, D) the rows that pass are farther than others, by a sample."""
-        away = np.zeros(len(queries), dtype=bool)
+    def _passing(self, mask: np.ndarray | None) -> _Passing:
+        """Count a mask; a read-only one is kept, with what is made of it."""
+        total, built = len(self.exact), len(self.built)
+        key = id(mask)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+                return kept
         if mask is None:
-            return away
-        from embedworks.index.filtered._kernels import leaning
+            passing = _Passing(None, total, total - built)
+        else:
+            late = int(np.count_nonzero(mask[built:]))
+            passing = _Passing(mask, int(np.count_nonzero(mask[:built])) + late, late)
+        if mask is None or not mask.flags.writeable:
+            with self._lock:
+                self._kept[key] = passing
+                if len(self._kept) > _KEPT_FILTERS:
+                    self._kept.popitem(last=False)
+        return passing
 
-        rows, codes, scales = self._sample
-        passing = mask[rows].astype(np.uint8)
-        for number, query in enumerate(queries):
-            away[number] = leaning(codes, scales, query, passing) < _AWAY
-        return away
+    def _ready(self, passing: _Passing) -> Prepared:
+        """Bring rows that pass into the form the plans take."""
+        if passing.ready is None:
+            from embedworks.index._bitmaps import Bitmap
+            from embedworks.index.filtered._plans import Prepared
+
+            bitmap = None if passing.mask is None else Bitmap(passing.mask, passing.matching)
+            ready = Prepared(None, bitmap, self._alive, False, len(self.built))
+            ready.matching = passing.matching
+            passing.ready = ready
+        return passing.ready
+
+    def _walk(
+        self, queries: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> Iterable[np.ndarray | None]:
+        """Return the rows a plan finds for each prepared query; None where it gave up."""
+        plans = self._plans
+        found: list[np.ndarray | None]
+        if choice.plan == "post-filter" and ready.all_built:
+            rows, _, counts = plans.walk_each(queries, k, ready, choice)
+            full = counts >= min(k, ready.count)
+            found = [line if whole else None for line, whole in zip(rows, full, strict=True)]
+        else:
+            walks = (plans.walk(query, k, ready, choice) for query in queries)
+            found = [None if best is None else best[0] for best in walks]
+        if choice.plan == "post-filter":
+            lists = self._planner.lists(len(self.exact), ready.count, k=k)
+            for number, query in enumerate(queries):
+                if found[number] is None:
+                    best = plans.walk(query, k, ready, lists)
+                    found[number] = None if best is None else best[0]
+        return found
+
+    def _in_order(
+        self, queries: np.ndarray, found: Sequence[np.ndarray | None]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Score the rows found for each query exactly and sort them; nothing where it is None."""
+        sizes = [0 if rows is None else len(rows) for rows in found]
+        rows = np.concatenate([_NOTHING, *(part for part in found if part is not None)])
+        owners = np.repeat(np.arange(len(found)), sizes)
+        scores = self.exact.scores(queries[owners], rows)
+        order = np.lexsort((rows, -scores, owners))
+        rows, scores = rows[order], scores[order]
+        ends = np.cumsum(sizes).tolist()
+        parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        return [(rows[part], scores[part]) for part in parts]
 
     @cached_property
-    def _sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Some rows with their codes and scales."""
-        rows = np.random.default_rng(0).integers(0, len(self.built), _SAMPLE)
-        return rows, self.built.codes[rows], self.built.scales[rows]
+    def _alive(self) -> np.ndarray:
+        return np.ones(len(self.exact), dtype=np.uint8)
 
     @property
-    def _index(self) -> FilteredIndex:
+    def _plans(self) -> Plans:
         with self._lock:
-            index: FilteredIndex | None = self.__dict__.get("_index")
-            if index is None:
-                index = _assemble(_unit_vectors(self.exact), self.built, self.calibration)
-                self.__dict__["_index"] = index
-            return index
+            plans: Plans | None = self.__dict__.get("_plans")
+            if plans is None:
+                plans = _assemble(unit_rows(self.exact.vectors, self.exact.norms), self.built)
+                self.__dict__["_plans"] = plans
+            return plans
 
 
-_NOTHING = np.empty(0)
+_NOTHING = np.empty(0, dtype=np.int64)
 _lost: list[float] = []  # microseconds by which scans were slower than the cheapest plan
 
 
@@ -362,52 +419,11 @@ def _is_loaded() -> bool:
     return "embedworks.index.filtered._lists" in sys.modules
 
 
-def _bitmap(mask: np.ndarray | None) -> Bitmap | None:
-    from embedworks.index._bitmaps import Bitmap
-
-    return None if mask is None else Bitmap(mask)
-
-
-def _assemble(vectors: np.ndarray, built: Structures, calibration: Calibration) -> FilteredIndex:
+def _assemble(vectors: np.ndarray, built: Structures) -> Plans:
     # Compiled walks take about a second to import: collections that scan do without them.
-    from embedworks.index._bitmaps import BitmapTable
-    from embedworks.index.filtered.planned import FilteredIndex
+    from embedworks.index.filtered._plans import Plans
 
-    return FilteredIndex(
-        vectors,
-        BitmapTable(len(vectors)),
-        similarity="cosine",
-        alive=np.ones(len(vectors), dtype=np.uint8),
-        graph=built.graph,
-        lists=built.lists,
-        codes=(built.codes, built.scales),
-        planner=Planner(calibration, _TARGET_RECALL),
-    )
-
-
-def _unit_vectors(exact: ExactIndex) -> np.ndarray:
-    """Return the vectors at unit length: themselves, not copied, when they have it already."""
-    unit = (np.abs(exact.norms - 1.0) <= _UNIT) | (exact.norms == 0)
-    return exact.vectors if unit.all() else normalize_rows(exact.vectors)
-
-
-def _scan_cost(exact: ExactIndex, queries: int) -> _ScanCost:
-    """Measure exact scans for this many queries at once, over few rows and over many."""
-    rng = np.random.default_rng(0)
-    asked = exact.vectors[rng.integers(0, len(exact), queries)]
-    points = []
-    for count in (max(10, len(exact) // 100), min(len(exact), 200_000)):
-        mask = np.zeros(len(exact), dtype=bool)
-        mask[rng.choice(len(exact), count, replace=False)] = True
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            exact.search(asked, 10, mask=mask, allow_zero=True)
-            times.append(1e6 * (time.perf_counter() - started) / queries)
-        points.append((count, min(times)))
-    (few, low), (many, high) = points
-    per_row = max(1e-4, (high - low) / max(1, many - few))
-    return _ScanCost(max(1.0, low - per_row * few), per_row)
+    return Plans(vectors, None, built.graph, built.lists, (), (built.codes, built.scales))
 
 
 def _check_settings(

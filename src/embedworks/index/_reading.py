@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from embedworks.index._searcher import QueryEncoder, Searcher, row_mask
+from embedworks.index._searcher import QueryEncoder, Searcher
 from embedworks.index._snapshot import Snapshot
 from embedworks.index.modes import HybridSettings
 from embedworks.index.reranking import Reranker
@@ -41,9 +41,9 @@ class Reading(ABC):
         Raises:
             QuerySyntaxError: When the filter is wrong or names a column that is not there.
         """
-        rows = self._snapshot().rows
-        mask = row_mask(rows, where)
-        return len(rows) if mask is None else int(mask.sum())
+        snapshot = self._snapshot()
+        mask = snapshot.mask(where)
+        return len(snapshot.rows) if mask is None else int(np.count_nonzero(mask))
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of each part; memory-mapped parts are read as they are needed."""
@@ -52,6 +52,7 @@ class Reading(ABC):
             "rows": int(snapshot.rows.nbytes),
             "vectors": int(snapshot.dense.vectors.nbytes),
             "bm25": snapshot.bm25.memory(),
+            "filters": snapshot.masks.nbytes(),
             **({} if snapshot.planned is None else snapshot.planned.memory()),
         }
         return {**parts, "total": sum(parts.values())}

@@ -22,7 +22,7 @@ from embedworks.index.reranking import Reranker, rerank_order, rerank_scores
 from embedworks.index.results import BatchResult, Explanation, Hit
 from embedworks.index.where import Condition, parse_where
 
-__all__ = ["Clock", "QueryEncoder", "Searcher", "make_hit", "prepare_queries", "row_mask"]
+__all__ = ["Clock", "QueryEncoder", "Searcher", "make_hit", "prepare_queries"]
 
 _HIT_COLUMNS = ("chunk_id", "doc_id", "title", "path", "start_line", "end_line", "text")
 
@@ -59,7 +59,7 @@ class Searcher:
         if query is not None and not isinstance(query, str):
             raise InputError(f"query must be a string, got {type(query).__name__}.")
         condition = parse_where(where) if isinstance(where, str) else where
-        mask = row_mask(self.snapshot.rows, condition)
+        mask = self.snapshot.mask(condition)
         clock.lap("filter")
         queries = self._prepare(None if query is None else [query], _one_vector(vector))
         clock.lap("encode")
@@ -96,7 +96,7 @@ class Searcher:
     ) -> BatchResult:
         """Search for Q queries under one filter."""
         mode, k = SEARCH_MODES[self.mode], check_k(k)
-        mask = row_mask(self.snapshot.rows, where)
+        mask = self.snapshot.mask(where)
         prepared = self._prepare(queries, vectors)
         ranked = mode.run(self._searchable(), prepared, self._depth(k), mask)
         again = None if self.reranker is None else self._rerank(prepared, ranked, k)
@@ -234,15 +234,6 @@ def make_hit(
         highlights=found.spans,
         attributes=others,
     )
-
-
-def row_mask(rows: pa.Table, where: str | Condition | None) -> np.ndarray | None:
-    """Return which rows pass a filter, or None when there is none."""
-    if where is None:
-        return None
-    from embedworks.index.filtering import evaluate  # Arrow's functions take time to import
-
-    return evaluate(where, rows)
 
 
 def _one_vector(vector: np.ndarray | None) -> np.ndarray | None:

@@ -11,7 +11,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ import pyarrow.compute as pc
 from embedworks._core.files import atomic_directory, read_json, sha256_of_file, write_json
 from embedworks.errors import DataWarning, FormatError, NotFoundError
 from embedworks.index._planned import GRAPH_FOLDER, PlannedDense
+from embedworks.index._row_masks import RowMasks
 from embedworks.index._store import Commit
 from embedworks.index.bm25 import BM25Index
 from embedworks.index.exact import ExactIndex
+from embedworks.index.where import Condition
 
 __all__ = ["CACHE_VERSION", "Snapshot"]
 
@@ -45,6 +47,7 @@ class Snapshot:
         metadata: What the writer stored beside the rows.
         folder: The cache folder, or None when it lives in memory only.
         planned: Dense search through a graph, or None when it always scans.
+        masks: The filters used lately.
     """
 
     commit: Commit
@@ -54,6 +57,11 @@ class Snapshot:
     metadata: Mapping[str, Any]
     folder: Path | None
     planned: PlannedDense | None = None
+    masks: RowMasks = field(default_factory=RowMasks, repr=False)
+
+    def mask(self, where: str | Condition | None) -> np.ndarray | None:
+        """Return which rows (M,) pass a filter, read-only, or None when there is none."""
+        return self.masks.of(where, self.rows)
 
     @classmethod
     def build(cls, commit: Commit, table: pa.Table, *, older: Snapshot | None = None) -> Snapshot:

@@ -9,8 +9,8 @@ import numpy as np
 
 from embedworks.errors import FormatError
 from embedworks.index._graph_rows import check_graph, renumber_graph
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
 
 __all__ = ["ARRAYS", "Structures"]
 
@@ -49,7 +49,7 @@ class Structures:
     def build(cls, vectors: np.ndarray) -> Structures:
         """Build all of it over float32 vectors of unit length (M, D)."""
         lists = InvertedLists.build(vectors, similarity="cosine")
-        graph = Graph.build(vectors, similarity="cosine")
+        graph = Graph.build(vectors, similarity="cosine", lists=lists)
         return cls(graph, lists, *quantize(vectors))
 
     def __len__(self) -> int:

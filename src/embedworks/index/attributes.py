@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from embedworks.errors import InputError, ShapeError
 from embedworks.index._attribute_columns import SetColumn, SortedColumn
-from embedworks.index._masks import add_run, keep_run, match_run, rows_of
+from embedworks.index._masks import (
+    add_run,
+    keep_run,
+    match_listed,
+    match_run,
+    rows_of,
+    set_rows,
+)
 from embedworks.index.filtering import evaluate, kind_of, to_scalar
 from embedworks.index.where import (
     And,
@@ -40,10 +45,12 @@ __all__ = ["AttributeTable", "Cardinality", "Filter"]
 
 _SAMPLE = 1000
 _FEW = 4096  # rows that are tested one by one rather than through a mask of all rows
+_PROBE = 240  # looking a row up in a list costs as much as writing so many of the list to a mask
+_CLEAR = 12  # and as making an empty mask of so many times more rows
+_NONE = np.empty(0, dtype=np.int32)
 
 
-@dataclass(frozen=True)
-class Cardinality:
+class Cardinality(NamedTuple):
     """How many rows pass a filter: bounds that hold, and a guess between them."""
 
     minimum: int
@@ -57,13 +64,21 @@ class Cardinality:
 
 
 class Filter:
-    """A condition made ready for one `AttributeTable`; use `AttributeTable.compile`."""
+    """A condition made ready for one `AttributeTable`; use `AttributeTable.compile`.
+
+    Attributes:
+        total: Rows of the table.
+        bounds: How many of them pass, as far as it is known without looking at rows.
+        run: ``(column, start, end)`` when the filter is one run of a column's order.
+    """
 
     total: int
+    bounds: Cardinality
+    run: tuple[str, int, int] | None = None
 
     def cardinality(self) -> Cardinality:
         """Return bounds on the number of rows that pass, without looking at rows."""
-        raise NotImplementedError
+        return self.bounds
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         """Return 1 for each of the int32 ``rows`` that passes, uint8 (len(rows),)."""
@@ -78,9 +93,9 @@ class Filter:
         return rows_of(self.mask())
 
     @property
-    def run(self) -> tuple[str, int, int] | None:
-        """``(column, start, end)`` when the filter is one run of a column's order."""
-        return None
+    def few(self) -> bool:
+        """Whether so few rows can pass that `rows` lists them without a look at all others."""
+        return self.bounds.maximum <= max(_FEW, self.total // 50)
 
     def sampled(self, sample: np.ndarray) -> tuple[float, float]:
         """Estimate the share of rows that pass from a sample: ``(share, half width)``.
@@ -92,20 +107,17 @@ class Filter:
         return share, 2 * math.sqrt(share * (1 - share) / trials)
 
 
-@dataclass(frozen=True, eq=False)
 class _Runs(Filter):
     """Runs of a column's order, disjoint and ascending."""
 
-    column: SortedColumn
-    runs: tuple[tuple[int, int], ...]
-    total: int
-
-    @cached_property
-    def count(self) -> int:
-        return sum(end - start for start, end in self.runs)
-
-    def cardinality(self) -> Cardinality:
-        return Cardinality(self.count, self.count, self.count)
+    def __init__(self, column: SortedColumn, runs: Sequence[tuple[int, int]], total: int) -> None:
+        self.column, self.runs, self.total = column, runs, total
+        if len(runs) == 1:
+            start, end = runs[0]
+            self.run, count = (column.name, start, end), end - start
+        else:
+            count = sum([end - start for start, end in runs])
+        self.bounds = Cardinality(count, count, count)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         found = np.zeros(len(rows), dtype=np.uint8)
@@ -115,84 +127,73 @@ class _Runs(Filter):
 
     def mask(self) -> np.ndarray:
         mask = np.zeros(self.total, dtype=np.uint8)
-        many = 8 * len(self.runs) > 8 + 64 * self.count / max(1, self.total)
+        many = 8 * len(self.runs) > 8 + 64 * self.bounds.maximum / max(1, self.total)
         for start, end in self.runs:
             if many or end - start < self.total // 32:
-                mask[self.column.order[start:end]] = 1
+                set_rows(mask, self.column.order[start:end], 1)
             else:
                 add_run(mask, self.column.rank, start, end)
         return mask
 
     def rows(self) -> np.ndarray:
         parts = [self.column.order[start:end] for start, end in self.runs]
-        return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.int32)])
-
-    @property
-    def run(self) -> tuple[str, int, int] | None:
-        return (self.column.name, *self.runs[0]) if len(self.runs) == 1 else None
+        return parts[0] if len(parts) == 1 else np.concatenate([*parts, _NONE])
 
 
-@dataclass(frozen=True, eq=False)
 class _Postings(Filter):
-    """Rows listed one by one, ascending; or all rows but those."""
+    """Rows listed one by one, ascending; or all rows but those and the missing ones."""
 
-    listed: np.ndarray
-    total: int
-    negated: bool = False
-
-    def cardinality(self) -> Cardinality:
-        count = self.total - len(self.listed) if self.negated else len(self.listed)
-        return Cardinality(count, count, count)
+    def __init__(
+        self, listed: np.ndarray, total: int, negated: bool = False, missing: np.ndarray = _NONE
+    ) -> None:
+        self.listed, self.total, self.negated, self.missing = listed, total, negated, missing
+        count = total - len(listed) - len(missing) if negated else len(listed)
+        self.bounds = Cardinality(count, count, count)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
-        if not len(self.listed):
-            return np.full(len(rows), self.negated, dtype=np.uint8)
-        place = np.searchsorted(self.listed, rows)
-        found = self.listed[np.minimum(place, len(self.listed) - 1)] == rows
-        return np.asarray(found != self.negated, dtype=np.uint8)
+        written = len(self.listed) + len(self.missing) + self.total // _CLEAR
+        if _PROBE * len(rows) > written:
+            return np.asarray(self.mask()[rows])
+        found = np.full(len(rows), self.negated, dtype=np.uint8)
+        match_listed(found, rows, self.listed, not self.negated)
+        if self.negated:
+            match_listed(found, rows, self.missing, 0)
+        return found
 
     def mask(self) -> np.ndarray:
         mask = np.full(self.total, self.negated, dtype=np.uint8)
-        mask[self.listed] = not self.negated
+        set_rows(mask, self.listed, not self.negated)
+        if self.negated:
+            set_rows(mask, self.missing, 0)
         return mask
 
     def rows(self) -> np.ndarray:
         return rows_of(self.mask()) if self.negated else self.listed
 
 
-@dataclass(frozen=True, eq=False)
 class _Joined(Filter):
     """All of the parts, or any of them."""
 
-    parts: tuple[Filter, ...]
-    total: int
-    any: bool
+    def __init__(self, parts: tuple[Filter, ...], total: int, any: bool) -> None:
+        self.parts, self.total, self.any = parts, total, any
+        self.run = None if any else _common_run(parts)
+        self.bounds = self._bounds()
 
-    @property
-    def run(self) -> tuple[str, int, int] | None:
-        runs = [part.run for part in self.parts]
-        known = [run for run in runs if run is not None]
-        if self.any or len(known) < len(runs) or len({name for name, _, _ in known}) > 1:
-            return None
-        start, end = max(run[1] for run in known), min(run[2] for run in known)
-        return known[0][0], start, max(start, end)
-
-    def cardinality(self) -> Cardinality:
+    def _bounds(self) -> Cardinality:
         if self.run is not None:
             count = self.run[2] - self.run[1]
             return Cardinality(count, count, count)
-        parts = [part.cardinality() for part in self.parts]
-        total = self.total
+        parts, total = [part.bounds for part in self.parts], self.total
         if not total:
             return Cardinality(0, 0.0, 0)
         if self.any:
-            missed = math.prod(1 - part.expected / total for part in parts)
-            low = max(part.minimum for part in parts)
-            high = min(total, sum(part.maximum for part in parts))
+            missed = math.prod([1 - part.expected / total for part in parts])
+            low = max([part.minimum for part in parts])
+            high = min(total, sum([part.maximum for part in parts]))
             return Cardinality(low, min(high, max(low, total * (1 - missed))), high)
-        expected = total * math.prod(part.expected / total for part in parts)
-        low = max(0, sum(part.minimum for part in parts) - (len(parts) - 1) * total)
-        high = min(part.maximum for part in parts)
+        expected = total * math.prod([part.expected / total for part in parts])
+        low = max(0, sum([part.minimum for part in parts]) - (len(parts) - 1) * total)
+        high = min([part.maximum for part in parts])
         return Cardinality(low, min(high, max(low, expected)), high)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
@@ -214,15 +215,21 @@ class _Joined(Filter):
         return mask
 
     def rows(self) -> np.ndarray:
+        if not self.few:
+            return rows_of(self.mask())
         if not self.any:
-            few = min(self.parts, key=lambda part: part.cardinality().maximum)
-            if few.cardinality().maximum <= max(_FEW, self.total // 50):
-                rows = few.rows()
-                for part in self.parts:
-                    if part is not few:
-                        rows = rows[part.test(rows).view(bool)]
-                return rows
-        return rows_of(self.mask())
+            first, *others = sorted(self.parts, key=lambda part: part.bounds.maximum)
+            rows = first.rows()
+            for part in others:
+                rows = rows[part.test(rows).view(bool)]
+            return rows
+        found: list[np.ndarray] = []
+        for place, part in enumerate(self.parts):
+            rows = part.rows()
+            for before in self.parts[:place]:
+                rows = rows[before.test(rows) == 0]
+            found.append(rows)
+        return np.concatenate(found)
 
 
 class AttributeTable:
@@ -329,11 +336,11 @@ class AttributeTable:
         total = len(self)
         if isinstance(predicate, IsNull):
             runs = [(column.known, total)]
-            return _Runs(column, tuple(_complement(runs, total) if negated else runs), total)
+            return _Runs(column, _complement(runs, total) if negated else runs, total)
         runs = self._runs(predicate, column)
         if negated:
             runs = _complement(runs, column.known)
-        return _Runs(column, tuple(runs), total)
+        return _Runs(column, runs, total)
 
     def _runs(self, predicate: Any, column: SortedColumn) -> list[tuple[int, int]]:
         """Return the runs of a predicate on a column of single values."""
@@ -393,13 +400,22 @@ class AttributeTable:
         else:
             rows = column.rows(self._value(predicate, elements, "=", predicate.value)[1])
         if negated:
-            return _Postings(np.union1d(rows, column.missing).astype(np.int32), len(self), True)
+            return _Postings(rows, len(self), True, column.missing)
         return _Postings(rows, len(self))
 
     def _refuse(self, predicate: Condition) -> list[tuple[int, int]]:
         """Raise the error of a predicate that does not fit its column."""
         evaluate(predicate, self.table.slice(0, 0))
         raise InputError(f"{str(predicate)!r:.200} cannot be used on this column.")
+
+
+def _common_run(parts: Sequence[Filter]) -> tuple[str, int, int] | None:
+    """Return what runs of one column's order have in common; None when parts are no such runs."""
+    runs = [part.run for part in parts if part.run is not None]
+    if len(runs) < len(parts) or len({run[0] for run in runs}) > 1:
+        return None
+    start, end = max([run[1] for run in runs]), min([run[2] for run in runs])
+    return runs[0][0], start, max(start, end)
 
 
 def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

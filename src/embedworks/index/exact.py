@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from embedworks._core.validation import check_choice, check_k, check_vectors
+from embedworks._core.validation import check_choice, check_k, check_vectors, normalize_rows
 from embedworks.errors import InputError, NonFiniteError, ShapeError
 
 __all__ = ["SIMILARITIES", "ExactIndex", "topk"]
@@ -24,6 +24,7 @@ _BLOCK_BYTES = 32 * 2**20  # scores of one block of queries against one block of
 _QUERY_BLOCK = 128
 _STATISTICS_ROWS = 200_000
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_UNIT = 1e-6  # how far from 1 the norm of a vector may be that was divided by it in float32
 _GATHER_BELOW = 0.25  # with fewer matching rows than this, copy them out first
 
 
@@ -125,7 +126,7 @@ class ExactIndex:
     def plan(self, matching: int) -> str:
         """Say in words how a search over ``matching`` rows is carried out."""
         total = len(self.vectors)
-        if matching < _GATHER_BELOW * total:
+        if copies_out(matching, total):
             return (
                 f"exact {self.similarity}: copy out {matching:,} of {total:,} vectors, score them"
             )
@@ -133,13 +134,19 @@ class ExactIndex:
         return f"exact {self.similarity}: score all {total:,} vectors in blocks{masked}"
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the exact scores of one prepared query (D,) for ``rows``, float32 (len(rows),)."""
+        """Return exact scores for N rows, float32 (N,).
+
+        Args:
+            query: One prepared query (D,), or one for each row (N, D).
+            rows: Row numbers (N,).
+        """
         result = np.empty(len(rows), dtype=np.float32)
         wide = query.astype(np.float64)
-        step = max(1, _BLOCK_BYTES // (8 * max(1, len(query))))
+        step = max(1, _BLOCK_BYTES // (8 * max(1, query.shape[-1])))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            exact = (self.vectors[part].astype(np.float64) * wide).sum(axis=1)
+            other = wide if wide.ndim == 1 else wide[start : start + step]
+            exact = (self.vectors[part].astype(np.float64) * other).sum(axis=1)
             result[start : start + step] = (
                 exact if self._scale is None else exact * self._scale[part]
             )
@@ -268,7 +275,7 @@ class ExactIndex:
         excluded = None
         if rows is None:
             numbers = np.arange(total)
-        elif gather or len(rows) < _GATHER_BELOW * total:
+        elif gather or copies_out(len(rows), total):
             numbers = rows
         else:
             numbers = np.arange(total)
@@ -351,6 +358,11 @@ def topk(
     return ExactIndex(vectors, similarity=similarity).search(queries, k, mask=mask)
 
 
+def copies_out(matching: float, total: int) -> bool:
+    """Tell whether rows that pass are copied out and scored, or all rows and then masked."""
+    return matching < _GATHER_BELOW * total
+
+
 def row_norms(vectors: np.ndarray) -> np.ndarray:
     """Return the float64 L2 norms of the rows of a float32 array (M, D), shape (M,)."""
     norms = np.empty(len(vectors), dtype=np.float64)
@@ -359,6 +371,22 @@ def row_norms(vectors: np.ndarray) -> np.ndarray:
         part = vectors[start : start + step].astype(np.float64)
         norms[start : start + step] = np.sqrt((part * part).sum(axis=1))
     return norms
+
+
+def unit_rows(vectors: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
+    """Return float32 vectors (M, D) at unit length: the same array when they have it already.
+
+    Args:
+        vectors: The vectors, possibly a memory map.
+        norms: What `row_norms` gives for them, when it is known.
+
+    Returns:
+        ``vectors`` itself when every row has length 1 or 0 as nearly as float32 can say,
+        otherwise a copy in which zero rows stay zero.
+    """
+    norms = row_norms(vectors) if norms is None else norms
+    unit = (np.abs(norms - 1.0) <= _UNIT) | (norms == 0)
+    return vectors if unit.all() else normalize_rows(vectors)
 
 
 def matching_rows(mask: np.ndarray | None, total: int) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from embedworks._core.validation import check_in_range
 from embedworks.errors import InputError
@@ -72,29 +72,27 @@ class JointRankingLoss(nn.Module):
         """Return the loss of the pairs' scores."""
         query, document, *negatives = columns
         size = len(document["input_ids"])
-        own = torch.arange(size, device=document["input_ids"].device)
-        scores = [self._reranker.score(query, document)]
+        there = [torch.ones(size, dtype=torch.bool, device=document["input_ids"].device)]
+        read = [document]
         for negative in negatives:
-            found = self._reranker.score(query, negative)
-            there = negative.get("row_present")
-            if there is not None:
-                found = found.masked_fill(~there.to(found.device).bool(), -torch.inf)
-            scores.append(found)
+            present = negative.get("row_present")
+            there.append(there[0] if present is None else present.to(there[0].device).bool())
+            read.append(negative)
         for shift in range(1, min(self.others, size - 1) + 1):
-            places = (own + shift) % size
             other = {
-                name: value[places]
-                for name, value in document.items()
-                if isinstance(value, Tensor) and len(value) == size
+                name: torch.roll(document[name], -shift, dims=0) for name in _READ & {*document}
             }
-            found = self._reranker.score(query, other)
-            scores.append(found.masked_fill(_same(document, other).to(found.device), -torch.inf))
-        if len(scores) < 2:
+            there.append(~_same(document, other))
+            read.append(other)
+        if len(read) < 2:
             raise InputError(
                 "a document is ranked among others: give rows negatives, larger batches, or "
                 "others above 0."
             )
-        table = torch.stack(scores, dim=1).float()
+        # All pairs in one pass: a pass for each column would leave an accelerator waiting.
+        flat = self._reranker.score(_below([query] * len(read)), _below(read))
+        scores = flat.view(len(read), size).T.float()
+        table = scores.masked_fill(~torch.stack(there, dim=1).to(scores.device), -torch.inf)
         return cross_entropy(table, torch.zeros(size, dtype=torch.long, device=table.device))
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -112,3 +110,18 @@ def _same(first: dict[str, Any], second: dict[str, Any]) -> Tensor:
     ]
     found: Tensor = (ids[0] == ids[1]).all(dim=1)
     return found
+
+
+_READ = {"input_ids", "attention_mask", "token_type_ids"}
+
+
+def _below(columns: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Put the rows of columns one below another, padded to one width."""
+    width = max(column["input_ids"].shape[1] for column in columns)
+    names = [name for name in _READ if all(name in column for column in columns)]
+    return {
+        name: torch.cat(
+            [pad(column[name], (0, width - column[name].shape[1])) for column in columns]
+        )
+        for name in names
+    }

@@ -127,26 +127,38 @@ def join_pairs(
             f"{len(queries['input_ids'])} queries and {len(documents['input_ids'])} documents: "
             "give one document for each query."
         )
-    first, second = _real(queries), _real(documents)
-    rows, lengths = [], []
-    for query, document in zip(first, second, strict=True):
-        rest = document[1:] if len(document) and int(document[0]) == start else document
-        if limit is not None and len(query) + len(rest) > limit:
-            query = query[: max(limit // 2, limit - len(rest))]
-            rest = rest[: limit - len(query)]
-        rows.append(torch.cat([query, rest]))
-        lengths.append(len(query))
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-    sizes = torch.tensor([len(row) for row in rows], device=ids.device)
-    places = torch.arange(ids.shape[1], device=ids.device)
-    mask = places < sizes[:, None]
-    found = {"input_ids": ids, "attention_mask": mask.long()}
+    first, lengths = _to_the_left(queries)
+    second, rest = _to_the_left(documents)
+    skipped = torch.zeros_like(rest)
+    if start is not None and second.shape[1]:
+        skipped = ((second[:, 0] == start) & (rest > 0)).long()
+        rest = rest - skipped
+    if limit is not None:
+        room = (limit - rest).clamp(min=limit // 2)
+        lengths = torch.where(lengths + rest > limit, lengths.minimum(room), lengths)
+        rest = rest.minimum(limit - lengths)
+    places = torch.arange(int((lengths + rest).max()) if len(rest) else 0, device=rest.device)
+    behind = places >= lengths[:, None]
+    mask = places < (lengths + rest)[:, None]
+    ids = torch.where(
+        behind, _at(second, places - (lengths - skipped)[:, None]), _at(first, places[None])
+    )
+    found = {"input_ids": ids.masked_fill(~mask, pad), "attention_mask": mask.long()}
     if "token_type_ids" in queries:
-        behind = places >= torch.tensor(lengths, device=ids.device)[:, None]
         found["token_type_ids"] = (behind & mask).long()
     return found
 
 
-def _real(features: Mapping[str, Tensor]) -> list[Tensor]:
-    masks = features["attention_mask"].bool()
-    return [row[mask] for row, mask in zip(features["input_ids"], masks, strict=True)]
+def _to_the_left(features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the ids (B, T) with padding, wherever it was, on the right, and lengths (B,)."""
+    real = features["attention_mask"].bool()
+    order = torch.argsort((~real).long(), dim=1, stable=True)
+    return features["input_ids"].gather(1, order), real.sum(dim=1)
+
+
+def _at(ids: Tensor, places: Tensor) -> Tensor:
+    """Return the ids at places (B, W); what lies outside them gives any id of the row."""
+    if not ids.shape[1]:
+        return ids.new_zeros(len(ids), places.shape[1])
+    inside = places.clamp(0, ids.shape[1] - 1).expand(len(ids), -1)
+    return ids.gather(1, inside)

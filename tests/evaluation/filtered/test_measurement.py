@@ -140,6 +140,20 @@ def test_what_is_known_is_told_after_each_cell(one_cell):
     assert seen == [1]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_filters_are_forgotten_between_queries_unless_they_may_be_kept(one_cell, keep, monkeypatch):
+    forgotten = []
+    method = FilteredMethod(
+        "mine", "", lambda data: BuiltIndex(None, 0),
+        lambda built, data: lambda query, k, where, value: np.arange(k),
+        forget=forgotten.append,
+    )  # fmt: skip
+    monkeypatch.setattr(FILTERED_METHODS, "_items", {"mine": method})
+    report = compare_filtered(one_cell, ["mine"], rounds=1, keep_filters=keep)
+    assert report.settings["keep_filters"] is keep
+    assert bool(forgotten) is not keep
+
+
 def test_threads_are_given_back():
     import faiss
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from embedworks._core.validation import normalize_rows
 from embedworks.errors import (
     FormatError,
     InputError,
@@ -15,7 +18,10 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.index import ExactIndex, FilteredIndex, VectorIndex, evaluate
+from embedworks.index._bitmaps import Bitmap
+from embedworks.index.filtered._plans import Prepared
 from embedworks.index.filtered.planner import Calibration, Planner, WalkPoint
+from embedworks.index.filtered.scan_cost import ScanPoint
 
 ROWS, DIM = 3000, 16
 FILTERS = [
@@ -68,6 +74,39 @@ def check(index, attributes, queries, k, where, plan="auto", removed=()):
     return hits / expected.size if expected.size else 1.0
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_vectors_that_are_ready_are_kept_and_others_copied(similarity):
+    given = rows_and_vectors(50)[0]
+    ready = normalize_rows(given) if similarity == "cosine" else given
+    ready[3] = 0
+    assert FilteredIndex.build(ready, similarity=similarity).vectors is ready
+    for other in (ready.astype(np.float64), np.asfortranarray(ready)):
+        before = other.copy()
+        built = FilteredIndex.build(other, similarity=similarity)
+        assert not np.shares_memory(built.vectors, other)
+        np.testing.assert_array_equal(other, before)
+        np.testing.assert_allclose(built.vectors, ready, atol=1e-6)
+    if similarity == "cosine":
+        longer = np.float32(1.001) * ready
+        built = FilteredIndex.build(longer)
+        assert not np.shares_memory(built.vectors, longer)
+        np.testing.assert_allclose(built.vectors, ready, atol=1e-6)
+
+
+def test_points_away_says_whether_the_filter_leaves_the_far_rows():
+    vectors = rows_and_vectors()[0]
+    query = vectors[7]
+    near = vectors @ query > 0
+    index = FilteredIndex.build(vectors, pa.table({"near": near}), ef_construction=40)
+    for where, expected in [
+        ("near = TRUE", (False, True)),
+        ("near = FALSE", (True, False)),
+        (None, (False, False)),
+    ]:
+        ready = index._ready(where)
+        assert tuple(index._plans.points_away(q, ready) for q in (query, -query)) == expected
+
+
 @pytest.mark.parametrize("where", FILTERS)
 @pytest.mark.parametrize(
     "plan", ["auto", "exact", "codes", "lists", "post-filter", "graph", "two-hop"]
@@ -95,6 +134,40 @@ def test_batches_and_single_queries_agree(index):
     mixed = index.search(queries[:2], 3, where=["year > 1000", None])
     assert [len(rows) for rows in mixed.rows] == [0, 3]
     assert mixed.plans[0] == "empty"
+
+
+@pytest.mark.parametrize("removed", [0, 40])
+@pytest.mark.parametrize("added", [0, 30])
+@pytest.mark.parametrize("k", [1, 10, 600])
+def test_batches_that_nothing_is_filtered_out_of(monkeypatch, removed, added, k):
+    vectors, table = rows_and_vectors(1500)
+    index = FilteredIndex.build(vectors, table, graph_from=1000, ef_construction=40)
+    walks = tuple(WalkPoint("post-filter", share, 64, 1.0, 1e-3) for share in (0.5, 1.0))
+    index.planner = Planner(Calibration(1e3, 1e3, 1e3, 1e3, walks), learn=False)
+    gone = np.arange(0, 10 * removed, 10)
+    if added:
+        index.add(*rows_and_vectors(added, seed=6))
+    index.remove(gone)
+    asked = []
+    walk_each = index._plans.walk_each
+    monkeypatch.setattr(
+        index._plans,
+        "walk_each",
+        lambda queries, *rest: asked.append(len(queries)) or walk_each(queries, *rest),
+    )
+    queries = np.concatenate([vectors[:6], np.eye(6, DIM, dtype=np.float32)])  # some were removed
+    attributes = index.table.table
+    for where in (None, "year > 1000 OR NOT (year > 1000)", "group != 'no such group'"):
+        together = index.search(queries, k, where=where)
+        apart = [index.search(query[None], k, where=where) for query in queries]
+        for number, one in enumerate(apart):
+            np.testing.assert_array_equal(together.rows[number], one.rows[0])
+            np.testing.assert_array_equal(together.scores[number], one.scores[0])
+            assert together.plans[number] == one.plans[0]
+        assert check(index, attributes, queries, k, where, removed=gone) > 0.9
+    plans = set(index.search(queries, k).plans)
+    assert plans == {"post-filter, then lists" if k == 600 else "post-filter"}
+    assert (12 in asked) == (added == 0)
 
 
 def test_what_the_planner_believes_changes_only_speed(index):
@@ -142,6 +215,14 @@ def test_rows_are_added_and_removed(tmp_path):
     (tmp_path / "index" / "links.npy").write_bytes(b"x")
     with pytest.raises(FormatError, match="damaged"):
         FilteredIndex.load(tmp_path / "index")
+
+
+def test_of_equal_rows_any_counts_as_found():
+    vectors = np.repeat(rows_and_vectors(120)[0], 25, axis=0)
+    index = FilteredIndex.build(vectors, ef_construction=40)
+    walks = [p for p in index.planner.calibration.walks if p.selectivity == 1]
+    for plan in ("lists", "post-filter"):
+        assert max(point.recall for point in walks if point.plan == plan) > 0.99
 
 
 def test_small_and_empty_indexes_work():
@@ -203,3 +284,70 @@ def test_the_planner_learns_from_what_it_saw():
         planner.observe(choice, 5000.0 if choice.plan == "graph" else choice.microseconds)
     assert planner.choose(100_000, 5000, k=10).plan == "exact"
     assert planner.choose(100_000, 0, k=10).plan == "empty"
+
+
+def test_filters_that_have_nothing_to_do_with_the_vectors_rarely_seem_to_point_away(index):
+    rng, plans = np.random.default_rng(3), index._plans
+    alarms = []
+    for query in rng.normal(size=(300, DIM)).astype(np.float32):
+        mask = rng.random(ROWS) < 0.5
+        chance = Bitmap(mask, int(mask.sum()))
+        alarms.append(plans.points_away(query, Prepared(None, chance, mask, False, ROWS)))
+    assert np.mean(alarms) < 0.02  # one standard error alone: 0.16
+
+
+def test_the_exact_plan_of_a_batch_is_priced_as_the_product_it_is():
+    walks = tuple(WalkPoint("graph", share, 16, 1.0, 300.0) for share in (0.005, 1.0))
+    scans = tuple(
+        ScanPoint(queries, rows, copied, cost * rows / queries**0.5)
+        for queries in (1, 8, 64)
+        for rows, copied, cost in ((1_000, True, 1.0), (20_000, True, 1.0), (100_000, False, 0.5))
+    )
+    calibration = Calibration(per_row=1.0, walks=walks, scans=scans)
+    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    planner = Planner(calibration)
+    alone, batch = (planner.choose(100_000, 2_000, k=10, queries=n) for n in (1, 64))
+    assert (alone.plan, batch.plan) == ("graph", "exact")
+    assert batch.microseconds == pytest.approx(2_000 / 8)
+    planner.ratios["exact"] = 16.0  # learned from queries alone
+    planner._kept.clear()
+    assert planner.choose(100_000, 2_000, k=10, queries=64) == batch
+    # From a quarter of the rows on all are scored, however many pass.
+    half, most = (calibration.exact(100_000, share * 1e5, queries=200) for share in (0.5, 0.9))
+    assert half == most == pytest.approx(0.5 * 100_000 / 8)
+    older = calibration.to_dict()
+    del older["scans"]
+    assert Calibration.from_dict(older).exact(100_000, 500) == pytest.approx(510.0)
+
+
+def test_scans_are_measured_where_there_is_something_else_to_choose(index):
+    scans = index.planner.calibration.scans
+    assert {point.queries for point in scans} == {1, 8, 64}
+    assert all(point.microseconds > 0 for point in scans)
+    assert {(point.rows, point.copied) for point in scans} == {
+        (ROWS // 100, True), (ROWS // 5, True), (ROWS, False),
+    }  # fmt: skip
+    assert FilteredIndex.build(index.vectors[:50]).planner.calibration.scans == ()
+
+
+def test_one_pause_does_not_cost_a_plan_its_place():
+    walks = (WalkPoint("graph", 0.5, 16, 1.0, 50.0), WalkPoint("graph", 0.01, 16, 1.0, 50.0))
+    planner = Planner(Calibration(10, 0.02, 0.01, 1.0, walks))  # exact: 110 microseconds
+    for _ in range(3):
+        planner.observe(planner.choose(100_000, 5000, k=10), 1e6)
+        assert planner.choose(100_000, 5000, k=10).plan == "graph"
+    assert 1.2 < planner.ratios["graph"] < 1.4
+
+
+def test_where_all_rows_pass_a_walk_may_miss_more():
+    def chosen(recall, selectivity, matching):
+        points = tuple(
+            WalkPoint("post-filter", share, 64, recall if share == selectivity else 1.0, 1.0)
+            for share in (0.5, 1.0)
+        )
+        return Planner(Calibration(1e3, 1e3, 1e3, 1e3, points)).choose(1000, matching, k=10).plan
+
+    assert chosen(0.981, 1.0, 1000) == "post-filter"  # misses less than two fifths of .05
+    assert chosen(0.979, 1.0, 1000) == "exact"
+    assert chosen(0.989, 0.5, 500) == "exact"
+    assert chosen(0.991, 0.5, 500) == "post-filter"  # a fifth

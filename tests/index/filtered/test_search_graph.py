@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from embedworks.index.filtered._search_graph import _key, _place, _score
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
 from embedworks.index.filtered.search_graph import SearchGraph
 
 
@@ -167,3 +167,11 @@ def test_graph_and_lists_must_have_the_same_rows():
     vectors, _, graph, _ = world()
     with pytest.raises(ValueError, match="3000 rows"):
         SearchGraph(graph, InvertedLists.build(vectors[:100], similarity="cosine"))
+
+
+def test_every_link_is_there_in_the_order_of_the_lists():
+    _, _, graph, lists = world()
+    search = SearchGraph(graph, lists)
+    for place, row in enumerate(lists.order.tolist()):
+        linked = lists.order[search.links[search.starts[place] : search.starts[place + 1]]]
+        assert linked.tolist() == [int(other) for other in graph.links[row] if other >= 0]

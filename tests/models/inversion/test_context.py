@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -35,10 +37,10 @@ def parts():
     """A language model that has learned what follows a text."""
     tokenizer = train_tokenizer([*TEXTS, *NEXT], vocab_size=310)
     lm = new_language_model("llama", tokenizer, dim=48, layers=2, heads=4, max_tokens=64)
-    end = [end_token(tokenizer)]
+    begin, end = [tokenizer.bos_token_id], [end_token(tokenizer)]
     ids = padded_rows(
         [
-            np.array([*end, *a, *end, *b])
+            np.array([*begin, *a, *end, *begin, *b])
             for a, b in zip(
                 target_tokens(tokenizer, TEXTS, 20, end=False),
                 target_tokens(tokenizer, NEXT, 20),
@@ -83,15 +85,34 @@ def test_batches_do_not_matter_and_the_loss_is_the_language_model_s(parts):
     one = context_losses(decoder, vectors, texts, NEXT[:3], batch_size=1)
     all_of_them = context_losses(decoder, vectors, texts, NEXT[:3])
     assert one.to_dict() == pytest.approx(all_of_them.to_dict(), rel=1e-4)
-    end = end_token(tokenizer)
-    total, count = 0.0, 0
-    for text, follow in zip(texts, NEXT[:3], strict=True):
-        before = [end, *target_tokens(tokenizer, [text], 20, end=False)[0], end]
-        rows = [*before, *target_tokens(tokenizer, [follow], 20)[0]]
-        logits = lm(input_ids=torch.tensor([rows])).logits[0].double().log_softmax(-1)
-        for place in range(len(before), len(rows)):
-            total, count = total - float(logits[place - 1, rows[place]]), count + 1
-    assert all_of_them.text == pytest.approx(total / count, rel=1e-4)
+    np.testing.assert_allclose(one.by_text, all_of_them.by_text, rtol=1e-4)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("continues", [True, False])
+def test_losses_are_those_of_one_token_at_a_time(parts, begins, continues):
+    lm, tokenizer = parts
+    if not begins:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.bos_token = None
+    decoder = VectorDecoder(lm, tokenizer, 12, slots=1)
+    texts, end = ["a", "the red tea", "the old"], end_token(tokenizer)
+    found = context_losses(decoder, Words().encode(TEXTS[:3]), texts, NEXT[:3], continues=continues)
+    begin = tokenizer.bos_token_id if begins else end
+    between = {(True, False): [end, begin], (False, False): [end]}.get((begins, continues), [])
+    sums, counts = np.zeros(2), 0
+    for number, (text, follow) in enumerate(zip(texts, NEXT[:3], strict=True)):
+        told = target_tokens(tokenizer, [follow], 20)[0]
+        read = target_tokens(tokenizer, [text], 20, end=False)[0]
+        own = np.zeros(2)
+        for column, before in enumerate([[begin], [begin, *read, *between]]):
+            rows = torch.tensor([[*before, *told]])
+            logits = lm(input_ids=rows).logits[0].double().log_softmax(-1)
+            for place in range(len(before), rows.shape[1]):
+                own[column] -= float(logits[place - 1, rows[0, place]])
+        np.testing.assert_allclose(found.by_text[number, [0, 2]], own / len(told), rtol=1e-4)
+        sums, counts = sums + own, counts + len(told)
+    assert [found.none, found.text] == pytest.approx(list(sums / counts), rel=1e-4)
 
 
 def test_bad_input_is_refused(parts):

@@ -3,7 +3,7 @@
 Every cell has two passes. The first climbs each method's ladder until the recall is high enough
 or a query takes too long; it also warms up. The second times what is left in rounds, in another
 order each round, so that a slow minute of the machine hits all. Every query has a filter of its
-own, and the clock covers everything done with it.
+own, and the clock covers everything done with it; filters that come again may be kept on request.
 """
 
 from __future__ import annotations
@@ -58,13 +58,15 @@ class _Asked:
     cell: FilteredCell
     data: FilteredData
     truth: FilteredTruth
+    forget: bool
 
     @classmethod
-    def of(cls, cell: FilteredCell, data: FilteredData, k: int) -> _Asked:
+    def of(cls, cell: FilteredCell, data: FilteredData, k: int, *, forget: bool) -> _Asked:
         """Evaluate the filters row by row, not with the attribute table, and score every row."""
         masks = {str(where): evaluate(where, data.table) for where in dict.fromkeys(cell.wheres)}
         stacked = np.stack([masks[str(where)] for where in cell.wheres])
-        return cls(cell, data, exact_filtered(data.vectors, data.queries, stacked, k))
+        truth = exact_filtered(data.vectors, data.queries, stacked, k)
+        return cls(cell, data, truth, forget)
 
 
 @dataclass(eq=False)
@@ -87,6 +89,7 @@ def compare_filtered(
     enough: float = 0.99,
     slowest: float = 0.05,
     build_threads: int = 1,
+    keep_filters: bool = False,
     seed: int = 0,
     on_cell: Callable[[FilteredReport], None] | None = None,
 ) -> FilteredReport:
@@ -102,6 +105,8 @@ def compare_filtered(
         slowest: A ladder also ends at the first value that takes longer than so many seconds a
             query; such values are not measured.
         build_threads: Threads for building; build times compare only with 1.
+        keep_filters: Whether a method may use what it kept of a filter it has seen before, as
+            where many ask under the same one; otherwise it pays for every query's filter anew.
         seed: Order within rounds.
         on_cell: Called with what is known after each cell, such as to write it down.
 
@@ -152,6 +157,7 @@ def compare_filtered(
                 "rounds": rounds,
                 "threads": threads,
                 "build_threads": build_threads,
+                "keep_filters": keep_filters,
                 "seed": seed,
                 "ordered": list(data.ordered),
                 "labels": list(data.labels),
@@ -165,7 +171,7 @@ def compare_filtered(
             skipped_methods=absent,
         )
         for cell in workload.cells:
-            asked = _Asked.of(cell, data, k)
+            asked = _Asked.of(cell, data, k, forget=not keep_filters)
             found = _measure(asked, contestants, rounds, enough, slowest, rng)
             report = replace(report, cells=(*report.cells, found))
             if on_cell is not None:
@@ -291,7 +297,8 @@ def _ask(trial: _Trial, asked: _Asked, count: int) -> tuple[np.ndarray, list[np.
     k, value, clock = asked.truth.k, trial.value, time.perf_counter
     seconds, found = [], []
     for query, where in zip(asked.data.queries[:count], asked.cell.wheres, strict=False):
-        method.forget(built)
+        if asked.forget:
+            method.forget(built)
         started = clock()
         rows = answer(query, k, where, value)
         seconds.append(clock() - started)

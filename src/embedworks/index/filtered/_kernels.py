@@ -73,6 +73,18 @@ def _score_exactly(vectors: Any, query: Any, rows: Any, count: Any, exact: Any) 
 
 
 @njit
+def _sort(scores: Any, rows: Any) -> None:
+    """Sort rows by score, best first, by insertion: they are few."""
+    for place in range(1, len(rows)):
+        score, row = scores[place], rows[place]
+        before = place - 1
+        while before >= 0 and _worse(scores[before], rows[before], score, row):
+            scores[before + 1], rows[before + 1] = scores[before], rows[before]
+            before -= 1
+        scores[before + 1], rows[before + 1] = score, row
+
+
+@njit
 def _dot8(a: Any, b: Any) -> Any:
     total = np.int32(0)
     for place in range(a.shape[0]):
@@ -133,14 +145,17 @@ def scan_rows(
 
 @njit
 def _round_query(query: np.ndarray) -> np.ndarray:
-    """Return the query as int8; its scale changes all scores alike."""
+    """Return the query in the range of int8; its scale changes all scores alike.
+
+    As int16, so that a product with int8 widens only one side: a quarter less time at D = 384.
+    """
     largest = np.float32(0.0)
     for place in range(len(query)):
         largest = max(largest, abs(query[place]))
-    code = np.empty(len(query), dtype=np.int8)
+    code = np.empty(len(query), dtype=np.int16)
     scale = np.float32(127.0) / largest if largest > 0 else np.float32(0.0)
     for place in range(len(query)):
-        code[place] = np.int8(np.rint(query[place] * scale))
+        code[place] = np.int16(np.rint(query[place] * scale))
     return code
 
 
@@ -245,13 +260,7 @@ def finish(
     lowest = np.float32(np.inf)
     for place in range(count):
         lowest = min(lowest, scores[place])
-    for place in range(1, count):  # insertion sort: the heap is small
-        score, row = exact[place], rows[place]
-        before = place - 1
-        while before >= 0 and _worse(exact[before], rows[before], score, row):
-            exact[before + 1], rows[before + 1] = exact[before], rows[before]
-            before -= 1
-        exact[before + 1], rows[before + 1] = score, row
+    _sort(exact, rows[:count])
     for place in range(wanted):
         best_rows[place], best_scores[place] = rows[place], np.float32(exact[place])
     if count < len(scores) or wanted == 0:
@@ -259,29 +268,55 @@ def finish(
     return 1 if exact[wanted - 1] - margin > lowest else 0
 
 
-@compile_kernel(
-    types.UniTuple(_i64, 2), _vectors, _query, _rows, _i64, _f32, types.int64[::1], _scores
-)
+@compile_kernel(types.void, _vectors, _query, _rows, _f32, types.int64[::1], _scores)
 def best_of_rows(
     vectors: np.ndarray,
     query: np.ndarray,
     chosen: np.ndarray,
-    spare: int,
     margin: float,
     best_rows: np.ndarray,
     best_scores: np.ndarray,
-) -> tuple[int, int]:
-    """Scan the ``chosen`` rows and finish: the best of them, as many as there is room for.
+) -> None:
+    """Score the ``chosen`` rows and write the best of them in order, as `ExactIndex` finds them.
 
-    Returns:
-        ``(count, sure)``; see `finish`. With fewer chosen rows than the heap holds it is sure.
+    Every row that a rounding error of ``margin`` could bring among the best is scored again in
+    float64: with scores of all rows at hand these are a few more than wanted. There must not be
+    room for more rows than were chosen.
     """
-    room = len(best_rows) + spare
-    rows, scores = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
-    count = scan_rows(vectors, query, chosen, rows, scores)
-    wanted = min(count, len(best_rows))
-    sure = finish(vectors, query, count, wanted, margin, rows, scores, best_rows, best_scores)
-    return wanted, 1 if len(chosen) <= room else sure
+    wanted = len(best_rows)
+    if wanted == 0:
+        return
+    scores = np.empty(len(chosen), dtype=np.float32)
+    top_rows, top = np.empty(wanted, dtype=np.int32), np.empty(wanted, dtype=np.float32)
+    count = 0
+    for place in range(min(_AHEAD, len(chosen))):
+        fetch_row(vectors, chosen[place])
+    for place in range(len(chosen)):
+        if place + _AHEAD < len(chosen):
+            fetch_row(vectors, chosen[place + _AHEAD])
+        row = chosen[place]
+        score = _dot(vectors[row], query)
+        scores[place] = score
+        if count < wanted or score > top[0]:
+            count = _offer(top, top_rows, count, score, row)
+    lowest = top[0] - margin
+    near = 0
+    for place in range(len(chosen)):
+        near += scores[place] >= lowest
+    rows, exact = np.empty(near, dtype=np.int32), np.empty(near, dtype=np.float64)
+    near = 0
+    for place in range(len(chosen)):
+        if scores[place] >= lowest:
+            rows[near] = chosen[place]
+            near += 1
+    _score_exactly(vectors, query, rows, near, exact)
+    if near > wanted:
+        count = 0
+        for place in range(near):
+            count = _offer(exact[:wanted], rows[:wanted], count, exact[place], rows[place])
+    _sort(exact[:wanted], rows[:wanted])
+    for place in range(wanted):
+        best_rows[place], best_scores[place] = rows[place], np.float32(exact[place])
 
 
 @compile_kernel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from embedworks.index.attributes import AttributeTable, Filter
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._lists import scan_lists
-from embedworks.index.filtered.graph import Graph, quantize
-from embedworks.index.filtered.lists import InvertedLists
-from embedworks.index.filtered.planner import Choice
-from embedworks.index.filtered.search_graph import SearchGraph
+from embedworks.index.filtered.calibration import measure
+from embedworks.index.filtered.graph import Graph
+from embedworks.index.filtered.lists import InvertedLists, quantize
+from embedworks.index.filtered.planner import Calibration, Choice
+from embedworks.index.filtered.search_graph import SearchGraph, kept
 from embedworks.index.where import Condition
 
 __all__ = ["Plans", "Prepared"]
@@ -25,8 +27,9 @@ __all__ = ["Plans", "Prepared"]
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _SEEDS = 12
 _WIDEST = 1024  # rows in the beam of a walk over all rows
-_SAMPLE = 256
+_SAMPLE, _LARGER_SAMPLE = 256, 4096
 _AWAY = -1.0  # standard errors by which rows that pass are farther from the query than others
+_FARTHER = -0.1  # and standard deviations of the scores: less is no matter to a walk
 _NO_RANK = np.zeros(1, dtype=np.int32)
 
 _Heap = tuple[np.ndarray, np.ndarray]
@@ -45,6 +48,7 @@ class Prepared:
         built: How many rows there were when lists and graph were built.
         matching: How many rows pass, maybe estimated; None before the planner asked.
         some: Which rows of the index's sample pass; None before somebody asked.
+        more: The same of a larger sample.
     """
 
     where: str | Condition | None
@@ -54,6 +58,7 @@ class Prepared:
     built: int
     matching: float | None = None
     some: np.ndarray | None = None
+    more: np.ndarray | None = None
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -84,6 +89,16 @@ class Prepared:
         return None if self.filter is None else self.filter.run
 
     @cached_property
+    def all_built(self) -> bool:
+        """Whether all rows pass but removed ones, and all were there when the graph was built."""
+        if self.built < len(self.alive):
+            return False
+        if self.filter is None:
+            return True
+        known = self.filter.cardinality()
+        return known.exact and known.minimum == len(self.alive)
+
+    @cached_property
     def early(self) -> np.ndarray:
         """The rows that pass and were there when lists and graph were built."""
         return self.rows if self.built == len(self.alive) else self.rows[self.rows < self.built]
@@ -101,7 +116,7 @@ class Plans:
 
     Args:
         vectors: float32 (M, D), of unit length under cosine.
-        table: Attributes of the rows.
+        table: Attributes of the rows; None when filters come with their rows.
         graph: Graph over the first rows, or None.
         lists: Inverted lists over the same rows, or None.
         ordered: Columns by which a second copy of the vectors is kept.
@@ -111,7 +126,7 @@ class Plans:
     def __init__(
         self,
         vectors: np.ndarray,
-        table: AttributeTable,
+        table: AttributeTable | None,
         graph: Graph | None,
         lists: InvertedLists | None,
         ordered: Sequence[str],
@@ -120,7 +135,6 @@ class Plans:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
         self.built = len(graph.links) if graph is not None else 0
         self.codes, self.scales = codes or quantize(vectors[: self.built])
-        self.exact = ExactIndex(vectors, similarity="dot")
         self.copies = {name: vectors[self.order(name)] for name in ordered}
         has = (
             ("lists", lists),
@@ -148,6 +162,18 @@ class Plans:
         }
 
     @cached_property
+    def _more(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A larger sample of the rows with their codes and scales."""
+        size = min(_LARGER_SAMPLE, self.built)
+        rows = np.random.default_rng(1).choice(self.built, size, replace=False).astype(np.int32)
+        return rows, self.codes[rows], self.scales[rows]
+
+    @cached_property
+    def exact(self) -> ExactIndex:
+        """The vectors, for exact searches of many queries."""
+        return ExactIndex(self.vectors, similarity="dot")
+
+    @cached_property
     def search_graph(self) -> SearchGraph:
         """The graph in the order of the lists, made when it is first walked."""
         assert self.graph is not None
@@ -160,19 +186,29 @@ class Plans:
         Raises:
             InputError: When the column holds sets.
         """
+        assert self.table is not None
         order = getattr(self.table.column(name), "order", None)
         if order is None:
             raise InputError(f"Column {name!r} holds sets: it has no order to copy vectors by.")
         return np.asarray(order)
 
     def points_away(self, query: np.ndarray, ready: Prepared) -> bool:
-        """Say whether rows that pass are farther from the query than others, by a sample."""
+        """Say whether rows that pass are farther from the query than others, by a sample.
+
+        A small sample says so of every sixth filter that has nothing to do with the vectors, so
+        a larger one must agree.
+        """
         if ready.filter is None:
             return False
         if ready.some is None:
             ready.some = ready.filter.test(self._some)
-        lean = kernels.leaning(self._some_codes, self._some_scales, query, ready.some)
-        return bool(lean < _AWAY)
+        if kernels.leaning(self._some_codes, self._some_scales, query, ready.some) >= _AWAY:
+            return False
+        rows, codes, scales = self._more
+        if ready.more is None:
+            ready.more = ready.filter.test(rows)
+        lean = kernels.leaning(codes, scales, query, ready.more)
+        return bool(lean < min(_AWAY, _FARTHER * math.sqrt(np.count_nonzero(ready.more))))
 
     def scan(
         self, query: np.ndarray, margin: float, k: int, rows: np.ndarray
@@ -180,8 +216,8 @@ class Plans:
         """Score the given rows."""
         wanted = min(k, len(rows))
         best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
-        _, sure = kernels.best_of_rows(self.vectors, query, rows, _SPARE, margin, *best)
-        return best if sure else self._slow(query, k, rows)
+        kernels.best_of_rows(self.vectors, query, rows, margin, *best)
+        return best
 
     def scan_run(
         self, query: np.ndarray, margin: float, k: int, ready: Prepared
@@ -208,11 +244,35 @@ class Plans:
         sure = kernels.finish(self.vectors, query, count, wanted, margin, *heap, *best)
         return best if sure or seen <= len(heap[0]) else None
 
-    def _slow(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mask = np.zeros(len(self.vectors), dtype=bool)
-        mask[rows] = True
-        ids, scores = self.exact.search(query[None], k, mask=mask)
-        return ids[0], scores[0]
+    def calibrate(
+        self, alive: np.ndarray, *, unit: bool, queries: np.ndarray | None = None, seed: int = 0
+    ) -> Calibration:
+        """Measure what everything here costs on this machine; see `calibration.measure`."""
+
+        def answer(
+            plan: str, width: float, query: np.ndarray, mask: np.ndarray
+        ) -> np.ndarray | None:
+            ready = Prepared(None, None, mask, True, self.built)
+            found = self.walk(query, 10, ready, Choice(plan, 0.0, width))
+            return None if found is None else found[0]
+
+        def by_codes(query: np.ndarray, rows: np.ndarray) -> None:
+            self.finish(query, 0.0, *self.by_codes(query, 10, rows[rows < self.built]), 10, 0)
+
+        def exactly(query: np.ndarray, rows: np.ndarray) -> None:
+            self.scan(query, 0.0, 10, rows)
+
+        return measure(
+            self.exact,
+            alive,
+            self.walks,
+            (exactly, by_codes) if self.walks else (exactly,),
+            answer,
+            lists=self.lists,
+            unit=unit,
+            queries=queries,
+            seed=seed,
+        )
 
     def walk(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
@@ -222,6 +282,9 @@ class Plans:
             found: tuple[int, _Heap] | None = self.by_codes(query, k, ready.early)
         elif choice.plan == "lists":
             found = self._in_lists(query, k, ready, choice)
+        elif choice.plan == "post-filter" and ready.all_built:
+            rows, scores, counts = self.walk_each(query[None], k, ready, choice)
+            return None if counts[0] < min(k, ready.count) else (rows[0], scores[0])
         elif choice.plan == "post-filter":
             found = self._after_the_walk(query, k, ready, choice)
         else:
@@ -268,6 +331,7 @@ class Plans:
         found = self._ranks.get(name)
         if found is None:
             assert self.lists is not None
+            assert self.table is not None
             found = self._ranks[name] = self.table.rank(name)[self.lists.order]
         return found
 
@@ -279,22 +343,35 @@ class Plans:
         The best of all rows that pass are the best that pass, so only these few are tested. None
         when fewer than k pass, or so many would be needed that another plan is cheaper.
         """
-        share = max(1, ready.matching or ready.count) / len(self.vectors)
-        keep = 2 * k + _SPARE
-        width = int(max(choice.ef, keep) / share)
+        width, keep = self._width(k, ready, choice), kept(k)
         if width > _WIDEST:
             return None
         rows, scores = self.search_graph.near(query, width)
+        passes = ready.alive[rows]
         if ready.filter is not None:
-            passes = ready.filter.test(rows)
-            if ready.removed:
-                passes &= ready.alive[rows]
-        elif ready.removed:
-            passes = ready.alive[rows]
-        else:
-            return min(keep, len(rows)), (rows[:keep], scores[:keep])
-        kept = np.flatnonzero(passes)[:keep]
-        return None if len(kept) < k else (len(kept), (rows[kept], scores[kept]))
+            passes &= ready.filter.test(rows)
+        best = np.flatnonzero(passes)[:keep]
+        return None if len(best) < k else (len(best), (rows[best], scores[best]))
+
+    def walk_each(
+        self, queries: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Walk all rows for many queries in one call, under a filter that is `all_built`.
+
+        Returns:
+            ``(rows, scores, counts)``, as `SearchGraph.search` does: a query with a count below
+            ``min(k, matching)`` is for the scan.
+        """
+        k, width = min(k, ready.count), self._width(k, ready, choice)
+        if width > _WIDEST:
+            none = np.empty((len(queries), 0), dtype=np.int64)
+            return none, none.astype(np.float32), np.zeros(len(queries), dtype=np.int64)
+        return self.search_graph.search(self.vectors, queries, k, ef=width, alive=ready.alive)
+
+    def _width(self, k: int, ready: Prepared, choice: Choice) -> int:
+        """Return how many rows a walk must find for about ``choice.ef`` of them to pass."""
+        share = max(1, ready.matching or ready.count) / len(self.vectors)
+        return int(max(choice.ef, kept(k)) / share)
 
     def _in_graph(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice

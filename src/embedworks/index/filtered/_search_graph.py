@@ -20,6 +20,7 @@ from embedworks.index.filtered._kernels import (
     _f32,
     _i64,
     _ids,
+    _links,
     _mask,
     _query,
     _readonly,
@@ -31,7 +32,7 @@ from embedworks.index.filtered._kernels import (
     finish,
 )
 
-__all__ = ["nearest", "nearest_each"]
+__all__ = ["lay_out", "nearest", "nearest_each"]
 
 _LINE = 16  # links in a line of memory
 _starts = _readonly(_i64, 1)
@@ -57,13 +58,23 @@ def _score(key: Any) -> Any:
 
 
 @njit
+def _nearest_entry(scales: Any, entries: Any, entry_codes: Any, code: Any) -> Any:
+    """Return the key of the best of some places."""
+    best = np.int64(-(2**63))
+    for number in range(len(entries)):
+        place = entries[number]
+        best = max(best, _key(np.float32(_dot8(entry_codes[number], code)) * scales[place], place))
+    return best
+
+
+@njit
 def _walk(
     codes: Any,
     scales: Any,
     starts: Any,
+    ends: Any,
     links: Any,
-    entries: Any,
-    entry_codes: Any,
+    first: Any,
     code: Any,
     stamps: Any,
     stamp: Any,
@@ -71,22 +82,19 @@ def _walk(
     fresh: Any,
     found: Any,
 ) -> Any:
-    """Fill the beam ``keys`` from the nearest entry on; returns how many it holds.
+    """Fill the beam ``keys`` from the key ``first`` on; returns how many it holds.
 
-    ``fresh`` and ``found``, int32 and float32, have room for the neighbours of a row.
+    The neighbours of a place are ``links[starts[place] : ends[place]]``; ``fresh`` and ``found``,
+    int32 and float32, have room for as many as one place has.
     """
-    best = np.int64(-(2**63))
-    for number in range(len(entries)):
-        place = entries[number]
-        best = max(best, _key(np.float32(_dot8(entry_codes[number], code)) * scales[place], place))
-    stamps[_place(best)] = stamp
-    keys[0] = best
+    stamps[_place(first)] = stamp
+    keys[0] = first
     count, at = 1, 0
     while at < count:
         here = _place(keys[at])
         keys[at] |= 1
         number = 0
-        for link in range(starts[here], starts[here + 1]):
+        for link in range(starts[here], ends[here]):
             place = links[link]
             if stamps[place] != stamp:
                 stamps[place] = stamp
@@ -170,8 +178,10 @@ def nearest(
     """
     keys = np.empty(len(rows), dtype=np.int64)
     fresh, found = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.float32)
-    count = _walk(codes, scales, starts, links, entries, entry_codes, _round_query(query), stamps,
-                  stamp, keys, fresh, found)  # fmt: skip
+    code = _round_query(query)
+    first = _nearest_entry(scales, entries, entry_codes, code)
+    count = _walk(codes, scales, starts, starts[1:], links, first, code, stamps, stamp, keys,
+                  fresh, found)  # fmt: skip
     for number in range(count):
         rows[number], scores[number] = order[_place(keys[number])], _score(keys[number])
     return count
@@ -240,8 +250,10 @@ def nearest_each(
     fewest = best_rows.shape[1]
     for number in range(len(queries)):
         query = queries[number]
-        count = _walk(codes, scales, starts, links, entries, entry_codes, _round_query(query),
-                      stamps, stamp + number, keys, fresh, found)  # fmt: skip
+        code = _round_query(query)
+        first = _nearest_entry(scales, entries, entry_codes, code)
+        count = _walk(codes, scales, starts, starts[1:], links, first, code, stamps,
+                      stamp + number, keys, fresh, found)  # fmt: skip
         kept = 0
         for one in range(count):
             row = order[_place(keys[one])]
@@ -257,3 +269,36 @@ def nearest_each(
         counts[number] = wanted
         fewest = min(fewest, wanted)
     return fewest
+
+
+@compile_kernel(types.int32[::1], _links, _rows, types.int64[::1])
+def lay_out(links: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Put the links of all rows one after the other, in an order, as places in that order.
+
+    Args:
+        links: Linked rows, int32 (M, R), -1 where there is none.
+        order: The rows in their order, int32 (M,).
+        starts: Written: where the links of each place begin, int64 (M + 1,).
+
+    Returns:
+        The linked places, int32 (starts[M],).
+    """
+    total, room = links.shape
+    places = np.empty(total, dtype=np.int32)
+    counts = np.zeros(total, dtype=np.int32)
+    for row in range(total):
+        places[order[row]] = row
+        for column in range(room):
+            counts[row] += links[row, column] >= 0
+    starts[0] = 0
+    for place in range(total):
+        starts[place + 1] = starts[place] + counts[order[place]]
+    found = np.empty(starts[total], dtype=np.int32)
+    end = 0
+    for place in range(total):
+        row = order[place]
+        for column in range(room):
+            if links[row, column] >= 0:
+                found[end] = places[links[row, column]]
+                end += 1
+    return found

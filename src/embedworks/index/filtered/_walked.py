@@ -328,16 +328,10 @@ class WalkedIndex(ABC):
         self, query: np.ndarray, margin: float, k: int, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score the given rows exactly and return the best k."""
-        heap = _heap(min(k + _SPARE, len(rows)))
-        count = kernels.scan_rows(self.vectors, query, rows, *heap)
-        best = np.empty(min(k, count), dtype=np.int64), np.empty(min(k, count), dtype=np.float32)
-        sure = kernels.finish(self.vectors, query, count, len(best[0]), margin, *heap, *best)
-        if sure or len(rows) <= len(heap[0]):
-            return best
-        mask = np.zeros(len(self.vectors), dtype=bool)
-        mask[rows] = True
-        ids, scores = self._exact.search(query[None], k, mask=mask)
-        return ids[0], scores[0]
+        wanted = min(k, len(rows))
+        best = np.empty(wanted, dtype=np.int64), np.empty(wanted, dtype=np.float32)
+        kernels.best_of_rows(self.vectors, query, rows, margin, *best)
+        return best
 
     @property
     def _scratch(self) -> Scratch:

@@ -12,6 +12,7 @@ from embedworks._core.validation import normalize_rows
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Calibration, WalkPoint
+from embedworks.index.filtered.scan_cost import measure_scans
 
 __all__ = ["measure", "queries_near"]
 
@@ -26,8 +27,10 @@ _WIDTHS: dict[str, tuple[float, ...]] = {
     "two-hop": (12, 16, 24, 32, 64, 128),
 }
 _QUERIES, _AWAY_QUERIES, _K = 32, 12, 10
+_ALL_QUERIES = 128  # where all rows pass: the truth about them is one matrix product
 _LEAST = 200  # rows that pass; a scan is faster below
 _GOOD, _HOPELESS = 0.999, 0.5
+_TIE = 1e-6
 
 
 def queries_near(
@@ -95,17 +98,31 @@ def measure(
     points: list[WalkPoint] = []
     if plans and total > len(chosen):
         if queries is None:
+            asking = rng.choice(total, min(_ALL_QUERIES, total), replace=False)
+            more = queries_near(exact, asking, rng, unit=unit)
             queries = queries_near(exact, chosen, rng, unit=unit)
+        else:
+            more = queries
         for share in _SHARES:
             if share * total < _LEAST and share < 1:
                 break
-            world = _filters(exact, alive, lists, queries, share, rng)
+            if share < 1:
+                world = _filters(exact, alive, lists, queries, share, rng)
+            else:
+                world = [_all_rows(exact, alive, more)]
             for plan in plans if share < 1 else tuple(p for p in plans if p != "two-hop"):
-                points += _walks(plan, share, world, answer)
-    return Calibration(base, per_row, per_row / 2, per_code, tuple(points))
+                points += _walks(exact, plan, share, world, answer)
+    together = measure_scans(exact, seed=seed) if points else ()
+    return Calibration(base, per_row, per_row / 2, per_code, tuple(points), together)
 
 
-_Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true rows
+_Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true scores
+
+
+def _all_rows(exact: ExactIndex, alive: np.ndarray, queries: np.ndarray) -> list[_Case]:
+    """Return cases without a filter."""
+    truth = exact.search(queries, _K, mask=alive.view(bool))[1]
+    return [(query, alive, scores) for query, scores in zip(queries, truth, strict=True)]
 
 
 def _filters(
@@ -120,16 +137,15 @@ def _filters(
     some = queries[:_AWAY_QUERIES]
     # A filter of its own for every query, as rows just read come from the processor's cache.
     kinds = [(queries, [(rng.random(len(exact)) < share).astype(np.uint8) for _ in queries])]
-    if share < 1:
-        kinds.append((some, [_far_side(exact.vectors, query, share, rng) for query in some]))
-        if lists is not None and len(lists.order) == len(exact):
-            kinds.append((some, [_far_clusters(lists, query, share, rng) for query in some]))
+    kinds.append((some, [_far_side(exact.vectors, query, share, rng) for query in some]))
+    if lists is not None and len(lists.order) == len(exact):
+        kinds.append((some, [_far_clusters(lists, query, share, rng) for query in some]))
     found = []
     for asked, masks in kinds:
         cases = []
         for query, mask in zip(asked, masks, strict=True):
             mask &= alive
-            cases.append((query, mask, exact.search(query[None], _K, mask=mask.view(bool))[0][0]))
+            cases.append((query, mask, exact.search(query[None], _K, mask=mask.view(bool))[1][0]))
         found.append(cases)
     return found
 
@@ -156,7 +172,9 @@ def _far_clusters(
     return mask
 
 
-def _walks(plan: str, share: float, world: Any, answer: Answer) -> list[WalkPoint]:
+def _walks(
+    exact: ExactIndex, plan: str, share: float, world: Any, answer: Answer
+) -> list[WalkPoint]:
     points = []
     for width in _WIDTHS[plan]:
         recalls, times = [], []
@@ -167,7 +185,9 @@ def _walks(plan: str, share: float, world: Any, answer: Answer) -> list[WalkPoin
                 found = answer(plan, width, query, mask)
                 if place == 0:
                     times.append(1e6 * (time.perf_counter() - started))
-                hits += 0 if found is None else len(np.intersect1d(found, truth))
+                if found is not None and len(truth):  # of equal rows any will do
+                    scores = exact.vectors[found].astype(np.float64) @ query
+                    hits += int(np.count_nonzero(scores >= truth[-1] - _TIE * abs(truth[-1])))
                 wanted += len(truth)
             recalls.append(hits / max(1, wanted))
         microseconds = float(np.median(times))

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from embedworks._core.validation import normalize_rows
-from embedworks.index.filtered.graph import quantize
 
-__all__ = ["InvertedLists"]
+__all__ = ["InvertedLists", "quantize"]
 
 _TRAIN_PER_LIST = 64
 _ROUNDS = 8
@@ -93,6 +92,19 @@ class InvertedLists:
         spreads = _spreads(vectors, centroids, starts, order)
         return cls(centroids, starts, order, codes, scales, spreads)
 
+    def middles(self) -> np.ndarray:
+        """Return for each list that is not empty the place of the row nearest its centroid, int32.
+
+        A place is a number of a row in the order of the lists.
+        """
+        found = []
+        for number, centroid in enumerate(self.centroids):
+            begin, end = self.starts[number], self.starts[number + 1]
+            if begin < end:
+                scores = (self.codes[begin:end] @ centroid) * self.scales[begin:end]
+                found.append(begin + int(scores.argmax()))
+        return np.array(found, dtype=np.int32)
+
     def nbytes(self) -> int:
         """Return the bytes of everything."""
         return sum(
@@ -117,3 +129,20 @@ def _spreads(
         if len(inside):
             spreads[place] = np.sqrt(np.mean((inside - centroid) ** 2))
     return spreads
+
+
+def quantize(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round each vector to int8 with a scale of its own.
+
+    Returns:
+        ``(codes, scales)``, int8 (M, D) and float32 (M,): a vector is about its codes times its
+        scale. Zero vectors have scale 1.
+
+    Example:
+        >>> codes, scales = quantize(np.array([[0.5, -1.0]], dtype=np.float32))
+        >>> codes.tolist(), round(float(scales[0]), 4)
+        ([[64, -127]], 0.0079)
+    """
+    largest = np.abs(vectors).max(axis=1, initial=0.0)
+    scales = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+    return np.rint(vectors / scales[:, None]).astype(np.int8), scales

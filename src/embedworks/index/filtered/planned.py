@@ -20,7 +20,7 @@ from embedworks._core.validation import (
 )
 from embedworks.errors import FormatError, InputError, ShapeError
 from embedworks.index.attributes import AttributeTable
-from embedworks.index.exact import SIMILARITIES
+from embedworks.index.exact import SIMILARITIES, unit_rows
 from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._bookkeeping import (
     pack_attributes,
@@ -28,7 +28,6 @@ from embedworks.index.filtered._bookkeeping import (
     without_rows,
 )
 from embedworks.index.filtered._plans import Plans, Prepared
-from embedworks.index.filtered.calibration import measure
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Calibration, Choice, Explanation, Planner
@@ -45,7 +44,6 @@ _BATCH = 8  # queries under one filter from which an exact plan is a matrix prod
 _FEW = 128  # rows that are scanned without asking the planner: nothing else is cheaper
 _FILTER = (str, Condition)
 _EXACT, _EMPTY = Choice("exact", 0.0), Choice("empty", 0.0)
-_LISTS_WIDTH = 4.0  # when nothing was measured
 
 
 class FilteredIndex:
@@ -107,7 +105,8 @@ class FilteredIndex:
         """Build an index and measure what its plans cost on this machine.
 
         Args:
-            vectors: Array of shape (M, D).
+            vectors: Array of shape (M, D). One that is float32, C-contiguous and, under cosine,
+                of unit length is kept as it is, not copied: do not change it afterwards.
             attributes: Arrow table of M rows, or None.
             similarity: ``"cosine"`` or ``"dot"``.
             ordered: Columns of single values by which a second copy of the vectors is kept in
@@ -125,7 +124,7 @@ class FilteredIndex:
         check_in_range(target_recall, name="target_recall", low=0, high=1, open_low=True)
         check_choice(similarity, SIMILARITIES, name="similarity")
         vectors = check_vectors(vectors, allow_empty=True)
-        stored = normalize_rows(vectors) if similarity == "cosine" else vectors.copy()
+        stored = unit_rows(vectors) if similarity == "cosine" else vectors
         if attributes is None:
             attributes = pa.table({"row": np.arange(len(vectors))})
         table = AttributeTable(attributes)
@@ -138,9 +137,8 @@ class FilteredIndex:
         graph = lists = None
         if len(stored) >= max(2, graph_from):
             lists = InvertedLists.build(stored, similarity=similarity)
-            graph = Graph.build(
-                stored, similarity=similarity, links=links, ef_construction=ef_construction
-            )
+            graph = Graph.build(stored, similarity=similarity, links=links,
+                                ef_construction=ef_construction, lists=lists)  # fmt: skip
         index = cls(
             stored,
             table,
@@ -224,11 +222,14 @@ class FilteredIndex:
         queries, margins = self._prepare(queries)
         if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
-            if len(queries) >= _BATCH and ready.count:
-                choice = self._choose(ready, k, plan)
-                if choice.plan in ("exact", "run"):
+            many = len(queries) >= _BATCH
+            if (many or ready.all_built) and len(queries) and ready.count:
+                choice = self._choose(ready, k, plan, queries=len(queries) if many else 1)
+                if many and choice.plan == "exact":
                     ids, scores = self._plans.exact.search(queries, k, mask=ready.mask.view(bool))
-                    return Neighbors(list(ids), list(scores), [choice.plan] * len(queries))
+                    return Neighbors(list(ids), list(scores), ["exact"] * len(queries))
+                if choice.plan == "post-filter" and ready.all_built:
+                    return self._all(queries, margins, k, ready, choice)
             filters: Sequence[str | Condition | None] = [where] * len(queries)
         else:
             filters = where
@@ -334,28 +335,8 @@ class FilteredIndex:
         """
         if not len(self.vectors):
             return self.planner.calibration
-        plans = self._plans
-
-        def answer(
-            plan: str, width: float, query: np.ndarray, mask: np.ndarray
-        ) -> np.ndarray | None:
-            ready = Prepared(None, None, mask, True, self._plans.built)
-            found = plans.walk(query, 10, ready, Choice(plan, 0.0, width))
-            return None if found is None else found[0]
-
-        def by_codes(query: np.ndarray, rows: np.ndarray) -> None:
-            plans.finish(query, 0.0, *plans.by_codes(query, 10, rows[rows < plans.built]), 10, 0)
-
-        def exactly(query: np.ndarray, rows: np.ndarray) -> None:
-            plans.scan(query, 0.0, 10, rows)
-
-        self.planner.calibration = measure(
-            self._plans.exact,
+        self.planner.calibration = self._plans.calibrate(
             self._alive,
-            self._plans.walks,
-            (exactly, by_codes) if self._plans.walks else (exactly,),
-            answer,
-            lists=plans.lists,
             unit=self.similarity == "cosine",
             queries=None if queries is None else self._prepare(queries)[0],
             seed=seed,
@@ -396,12 +377,12 @@ class FilteredIndex:
         if ready.matching is None:
             if ready.filter is None:
                 ready.matching = ready.count
-            elif ready.run is not None:
-                ready.matching = ready.run[2] - ready.run[1]
             else:
                 known = ready.filter.cardinality()
                 ready.matching = known.minimum
-                if not known.exact:
+                if not known.exact and ready.filter.few:
+                    ready.matching = len(ready.rows)
+                elif not known.exact:
                     share, _ = ready.filter.sampled(self.table.sample)
                     guess = share * len(self.vectors)
                     ready.matching = min(known.maximum, max(known.minimum, guess))
@@ -412,7 +393,12 @@ class FilteredIndex:
         return run if run is not None and run[0] in self._plans.copies else None
 
     def _choose(
-        self, ready: Prepared, k: int, plan: str, query: np.ndarray | None = None
+        self,
+        ready: Prepared,
+        k: int,
+        plan: str,
+        query: np.ndarray | None = None,
+        queries: int = 1,
     ) -> Choice:
         matching = self._matching(ready)
         if matching <= max(k, _FEW) or plan == "exact":
@@ -420,7 +406,7 @@ class FilteredIndex:
         rows, codes = len(self.vectors), bool(self._plans.walks)
         if plan == "auto" or not codes:
             run = self._run(ready) is not None
-            chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes)
+            chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes, queries=queries)
             walks = chosen.ef and chosen.plan != "lists"  # lists widen by themselves
             if walks and query is not None and self._plans.points_away(query, ready):
                 options = {"run": run, "codes": codes, "away": True}
@@ -428,10 +414,42 @@ class FilteredIndex:
             return chosen
         if plan == "codes":
             return Choice(plan, 0.0)
+        if plan == "lists":
+            return self.planner.lists(rows, matching, k=k)
         offered = self.planner.choices(rows, matching, k=k)
-        width = _LISTS_WIDTH if plan == "lists" else max(64, k)
-        found = next((c.ef for c in offered if c.plan == plan), width)
+        found = next((c.ef for c in offered if c.plan == plan), max(64, k))
         return Choice(plan, 0.0, found)
+
+    def _all(
+        self,
+        queries: np.ndarray,
+        margins: list[float],
+        k: int,
+        ready: Prepared,
+        choice: Choice,
+    ) -> Neighbors:
+        """Answer queries that nothing is filtered out of by one walk each, in one compiled call."""
+        started = time.perf_counter()
+        rows, scores, counts = self._plans.walk_each(queries, k, ready, choice)
+        if len(queries) < _BATCH:  # many together are faster than what the planner has to predict
+            took = (time.perf_counter() - started) / len(queries)
+            self.planner.observe(choice, 1e6 * took)
+        found = Neighbors(list(rows), list(scores), [choice.plan] * len(queries))
+        wanted = min(k, ready.count)
+        for number, count in enumerate(counts.tolist()):
+            if count < wanted:
+                best = self._after_walk(queries[number], margins[number], k, ready)
+                found.rows[number], found.scores[number], found.plans[number] = best
+        return found
+
+    def _after_walk(
+        self, query: np.ndarray, margin: float, k: int, ready: Prepared
+    ) -> tuple[np.ndarray, np.ndarray, str]:
+        """Answer a query whose walk over all rows met too few that pass."""
+        found = self._plans.walk(query, k, ready, self._choose(ready, k, "lists"))
+        if found is None:
+            return (*self._plans.scan(query, margin, k, ready.rows), "post-filter, then exact")
+        return (*found, "post-filter, then lists")
 
     def _one(
         self, query: np.ndarray, margin: float, k: int, ready: Prepared, plan: str
@@ -446,7 +464,11 @@ class FilteredIndex:
         name, found = choice.plan, None
         if choice.ef:
             found = self._plans.walk(query, k, ready, choice)
-            name = choice.plan if found is not None else f"{choice.plan}, then exact"
+            if found is None and choice.plan == "post-filter":
+                rows, scores, name = self._after_walk(query, margin, k, ready)
+                found = rows, scores
+            elif found is None:
+                name = f"{choice.plan}, then exact"
         elif choice.plan == "codes":
             found = self._plans.walk(query, k, ready, choice)
         elif choice.plan == "run":

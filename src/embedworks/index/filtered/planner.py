@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedworks.errors import FormatError
+from embedworks.index.filtered.scan_cost import ScanPoint, scan_cost
 
 __all__ = ["WALKS", "Calibration", "Choice", "Explanation", "Planner", "WalkPoint"]
 
@@ -19,12 +20,16 @@ WALKS = ("lists", "post-filter", "graph", "two-hop")
 
 _LEARNING_RATE = 0.1
 _STEPS = 8  # choices are kept for numbers of matching rows that differ by a ninth or less
+_SURPRISE = 2.0  # one observed time counts as at most so many times what was expected
+_MOST = 16.0  # and all of them move a prediction by at most so much
 _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
+_ALL_SHORTFALL = 0.4  # and two fifths where all rows pass: no other filter is harder
 _AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filters are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
 _INSTANT = 1e-3  # microseconds: no walk is faster, whatever a record says
+_LISTS_WIDTH = 4.0  # when nothing was measured
 _CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
 
 
@@ -60,6 +65,7 @@ class Calibration:
         per_run_row: Microseconds to score one row of a contiguous run.
         per_code_row: Microseconds to score the int8 code of one row chosen from anywhere.
         walks: Measurements of the walks.
+        scans: Measurements of exact searches for several queries together.
     """
 
     base: float = 10.0
@@ -67,6 +73,17 @@ class Calibration:
     per_run_row: float = 0.05
     per_code_row: float = 0.03
     walks: tuple[WalkPoint, ...] = ()
+    scans: tuple[ScanPoint, ...] = ()
+
+    def alone(self, matching: float) -> float:
+        """Predict the microseconds of scoring the rows that pass for one query."""
+        return self.base + self.per_row * matching
+
+    def exact(self, rows: int, matching: float, *, queries: int = 1) -> float:
+        """Predict the microseconds per query of an exact search for queries asked together."""
+        if not self.scans:
+            return self.alone(matching)
+        return scan_cost(self.scans, queries, rows, matching)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `from_dict` reads them."""
@@ -81,7 +98,8 @@ class Calibration:
         """
         try:
             walks = tuple(WalkPoint(**point) for point in values["walks"])
-            return cls(**{**values, "walks": walks})
+            scans = tuple(ScanPoint(**point) for point in values.get("scans", ()))
+            return cls(**{**values, "walks": walks, "scans": scans})
         except (KeyError, TypeError) as error:
             raise FormatError(f"The calibration record is damaged: {error}.") from error
 
@@ -145,7 +163,7 @@ class Planner:
     Args:
         calibration: What plans cost.
         target_recall: Recall@10 to aim for; a walk is used when it missed, on the queries it was
-            measured with, at most a fifth of what this allows.
+            measured with, at most a fifth of what this allows, two fifths where all rows pass.
         learn: Whether observed times correct the predictions.
 
     Example:
@@ -175,6 +193,7 @@ class Planner:
         run: bool = False,
         codes: bool = False,
         away: bool = False,
+        queries: int = 1,
     ) -> list[Choice]:
         """Return every plan that can answer, cheapest first.
 
@@ -185,12 +204,15 @@ class Planner:
             run: Whether the rows that pass lie in one run of an ordered copy.
             codes: Whether the rows have int8 codes.
             away: Whether the filter points away from the query.
+            queries: How many are asked together. From two on the exact plan is a matrix product
+                that they share, which a run of an ordered copy adds nothing to.
         """
         if matching <= 0:
             return [Choice("empty", 0.0)]
-        cost = self.calibration
-        found = [Choice("exact", cost.base + cost.per_row * matching)]
-        if run:
+        cost, together = self.calibration, queries > 1
+        exact = cost.exact(rows, matching, queries=queries) if together else cost.alone(matching)
+        found = [Choice("exact", exact)]
+        if run and not together:
             found.append(Choice("run", cost.base + cost.per_run_row * matching))
         if codes and matching > _CODES_FROM * k:
             found.append(Choice("codes", 2 * cost.base + cost.per_code_row * matching))
@@ -198,9 +220,8 @@ class Planner:
             walk = self._walk(plan, matching / max(1, rows), k, away=away)
             if walk is not None:
                 found.append(walk)
-        corrected = [
-            Choice(c.plan, c.microseconds * self.ratios.get(c.plan, 1.0), c.ef) for c in found
-        ]
+        ratios = {**self.ratios, "exact": 1.0} if together else self.ratios
+        corrected = [Choice(c.plan, c.microseconds * ratios.get(c.plan, 1.0), c.ef) for c in found]
         return sorted(corrected, key=lambda c: (c.microseconds, c.plan))
 
     def choose(
@@ -212,22 +233,31 @@ class Planner:
         run: bool = False,
         codes: bool = False,
         away: bool = False,
+        queries: int = 1,
     ) -> Choice:
         """Return the cheapest plan; an exact one also when another is hardly cheaper.
 
         Choices are kept: nearby numbers of matching rows get the same one, with its cost.
         """
-        key = rows, round(_STEPS * math.log2(matching + 1)), k, run, codes, away
+        size, many = (round(_STEPS * math.log2(n + 1)) for n in (matching, queries))
+        key = rows, size, k, run, codes, away, many
         found = self._kept.get(key)
         if found is None:
             if not self._kept:
                 self._kept_ratios = dict(self.ratios)
-            choices = self.choices(rows, matching, k=k, run=run, codes=codes, away=away)
+            choices = self.choices(
+                rows, matching, k=k, run=run, codes=codes, away=away, queries=queries
+            )
             nearly = choices[0].microseconds * _EXACT_PREFERENCE
             sure = (c for c in choices if not c.ef and c.plan != "codes")
             found = next((c for c in sure if c.microseconds <= nearly), choices[0])
             self._kept[key] = found
         return found
+
+    def lists(self, rows: int, matching: float, *, k: int) -> Choice:
+        """Return the lists plan, which finds something where a walk over all rows gave up."""
+        walk = self._walk("lists", matching / max(1, rows), k, away=True)
+        return walk or Choice("lists", 0.0, _LISTS_WIDTH)
 
     def forget(self) -> None:
         """Drop what was learned and kept, after a new calibration."""
@@ -240,8 +270,10 @@ class Planner:
             return
         ratio = self.ratios.get(choice.plan, 1.0)
         expected = choice.microseconds / self._kept_ratios.get(choice.plan, 1.0)
-        seen = min(16.0, max(1 / 16, microseconds / expected))
+        # One pause of the process must not cost a plan its place: it would never be tried again.
+        seen = min(_SURPRISE * ratio, max(ratio / _SURPRISE, microseconds / expected))
         learned = (1 - _LEARNING_RATE) * ratio + _LEARNING_RATE * seen
+        learned = min(_MOST, max(1 / _MOST, learned))
         self.ratios[choice.plan] = learned
         before = self._kept_ratios.get(choice.plan, 1.0)
         if not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
@@ -275,15 +307,17 @@ class Planner:
         if key not in self._points:
             best: dict[float, WalkPoint] = {}
             allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
-            needed = 1 - (1 - self.target_recall) * allowed
             for point in self.calibration.walks:
                 if point.plan != plan or point.selectivity <= 0:
                     continue
-                recall = point.recall
-                if point.selectivity < 1 and plan == "lists":
+                recall, part = point.recall, allowed
+                if plan == "lists" and point.selectivity < 1:
                     recall = min(recall, point.away)  # they widen by themselves
                 elif point.selectivity < 1 and away:
                     recall = point.away
+                elif plan != "lists" and point.selectivity >= 1:
+                    part = _ALL_SHORTFALL
+                needed = 1 - (1 - self.target_recall) * part
                 held = best.get(point.selectivity)
                 if recall >= needed and (held is None or point.ef < held.ef):
                     best[point.selectivity] = point

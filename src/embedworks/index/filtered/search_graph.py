@@ -7,13 +7,23 @@ import threading
 import numpy as np
 
 from embedworks.index.filtered._beam import Scratch
-from embedworks.index.filtered._search_graph import nearest, nearest_each
+from embedworks.index.filtered._search_graph import lay_out, nearest, nearest_each
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists
 
-__all__ = ["SearchGraph"]
+__all__ = ["SearchGraph", "kept"]
 
 _SPARE = 4  # rows scored exactly beyond 2 k: codes may misplace some
+
+
+def kept(k: int) -> int:
+    """Return how many rows found by codes are scored exactly, for k results.
+
+    Example:
+        >>> kept(10)
+        24
+    """
+    return 2 * k + _SPARE
 
 
 class SearchGraph:
@@ -48,17 +58,13 @@ class SearchGraph:
         total = len(lists.order)
         if len(graph.links) != total or total == 0:
             raise ValueError(f"a graph of {len(graph.links)} rows and lists of {total}")
-        places = np.empty(total, dtype=np.int32)
-        places[lists.order] = np.arange(total, dtype=np.int32)
-        links = graph.links[lists.order]
-        there = links >= 0
-        self.starts = np.zeros(total + 1, dtype=np.int64)
-        np.cumsum(there.sum(axis=1), out=self.starts[1:])
-        self.links = places[links[there]]
-        self.entries = _middles(lists)
+        self.starts = np.empty(total + 1, dtype=np.int64)
+        self.links = lay_out(graph.links, lists.order, self.starts)
+        self.entries = lists.middles()
         self.entry_codes = lists.codes[self.entries]
+        most = int(np.diff(self.starts).max())
         self._arrays = (lists.codes, lists.scales, lists.order, self.starts, self.links,
-                        self.entries, self.entry_codes, int(there.sum(axis=1).max()))  # fmt: skip
+                        self.entries, self.entry_codes, most)  # fmt: skip
         self._local = threading.local()
 
     def __len__(self) -> int:
@@ -102,7 +108,7 @@ class SearchGraph:
             first ``counts[q]`` of a line are filled. They are fewer than k when the beam held
             fewer rows that are alive: the caller then searches wider, or scans.
         """
-        keep = 2 * k + _SPARE
+        keep = kept(k)
         best = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         counts = np.empty(len(queries), dtype=np.int64)
@@ -120,18 +126,7 @@ class SearchGraph:
 
     def _scratch(self) -> Scratch:
         """Return this thread's work space."""
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = Scratch(len(self))
-        scratch: Scratch = self._local.scratch
+        scratch: Scratch | None = getattr(self._local, "scratch", None)
+        if scratch is None:
+            scratch = self._local.scratch = Scratch(len(self))
         return scratch
-
-
-def _middles(lists: InvertedLists) -> np.ndarray:
-    """Return for each list that is not empty the place of the row nearest its centroid, int32."""
-    found = []
-    for number, centroid in enumerate(lists.centroids):
-        begin, end = lists.starts[number], lists.starts[number + 1]
-        if begin < end:
-            scores = (lists.codes[begin:end] @ centroid) * lists.scales[begin:end]
-            found.append(begin + int(scores.argmax()))
-    return np.array(found, dtype=np.int32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,18 +28,20 @@ class ContextLosses:
     In nats per token; ``exp`` of it is the perplexity.
 
     Attributes:
-        none: After the end token alone.
+        none: After nothing.
         vector: After the soft tokens of the vector.
-        text: After the end token, the text and the end token again.
+        text: After the text.
+        by_text: Mean loss of each target after nothing, vector and text, float64 (N, 3).
     """
 
     none: float
     vector: float
     text: float
+    by_text: np.ndarray = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, float]:
-        """Return a dictionary that JSON can hold."""
-        return asdict(self)
+        """Return a dictionary that JSON can hold, without ``by_text``."""
+        return {"none": self.none, "vector": self.vector, "text": self.text}
 
 
 @torch.inference_mode()
@@ -49,6 +51,7 @@ def context_losses(
     texts: Sequence[str],
     targets: Sequence[str],
     *,
+    continues: bool = False,
     max_tokens: int = 64,
     batch_size: int = 64,
 ) -> ContextLosses:
@@ -63,6 +66,9 @@ def context_losses(
         vectors: Of the texts, (N, D).
         texts: N texts.
         targets: N texts that follow, or the texts themselves.
+        continues: Whether a target goes on within its text, so that nothing parts them; else the
+            text ends and another begins. What begins a text is the tokenizer's token for that, or
+            the end token where it has none.
         max_tokens: Where texts and targets are cut.
         batch_size: Texts at a time.
 
@@ -95,20 +101,25 @@ def context_losses(
     end = end_token(decoder.tokenizer)
     before = target_tokens(decoder.tokenizer, read, max_tokens, end=False)
     rows = target_tokens(decoder.tokenizer, told, max_tokens)
-    sums = np.zeros(3)
+    opening = decoder.tokenizer.bos_token_id
+    begin = [end if opening is None else int(opening)]
+    between = [] if continues else [end] if opening is None else [end, *begin]
+    sums: list[np.ndarray] = []
     for start in range(0, len(rows), batch_size):
         part = slice(start, start + batch_size)
         ids = padded_rows(rows[part]).to(decoder.device)
-        ends = [np.array([end])] * len(ids)
-        whole = [np.array([end, *row, end]) for row in before[part]]
+        whole = [np.array([*begin, *row, *between]) for row in before[part]]
         given = torch.from_numpy(unit[part]).to(decoder.device)
-        sums += [
-            float(_after(decoder, ends, ids).sum()),
-            float(decoder(given, ids).sum()),
-            float(_after(decoder, whole, ids).sum()),
-        ]
-    none, vector, text = (sums / sum(map(len, rows))).tolist()
-    return ContextLosses(none, vector, text)
+        losses = (
+            _after(decoder, [np.array(begin)] * len(ids), ids),
+            decoder(given, ids),
+            _after(decoder, whole, ids),
+        )
+        sums.append(torch.stack([one.double().sum(dim=1) for one in losses], dim=1).cpu().numpy())
+    every = np.concatenate(sums)
+    lengths = np.array([len(row) for row in rows])
+    none, vector, text = (every.sum(axis=0) / lengths.sum()).tolist()
+    return ContextLosses(none, vector, text, every / lengths[:, None])
 
 
 def _after(decoder: VectorDecoder, before: Sequence[np.ndarray], ids: Tensor) -> Tensor:

@@ -12,11 +12,17 @@ from torch import Tensor, nn
 
 from embedworks._core.progress import progress
 from embedworks._core.seeding import derive_seed
-from embedworks._core.validation import check_in_range, check_texts
-from embedworks.errors import EmptyInputError
+from embedworks._core.validation import check_in_range, check_texts, check_vectors
+from embedworks.errors import EmptyInputError, ShapeError
 from embedworks.models.inversion.decoder import end_token, padded_rows, target_tokens
 
-__all__ = ["MemoryCapacity", "MemoryVectors", "capacity_curve", "memory_vectors"]
+__all__ = [
+    "MemoryCapacity",
+    "MemoryVectors",
+    "capacity_curve",
+    "memory_vectors",
+    "write_from_memory",
+]
 
 
 @dataclass(frozen=True)
@@ -229,6 +235,55 @@ def capacity_curve(
                 )
             )
     return found
+
+
+@torch.inference_mode()
+def write_from_memory(
+    language_model: Any,
+    tokenizer: Any,
+    vectors: np.ndarray,
+    *,
+    max_tokens: int = 128,
+    batch_size: int = 64,
+) -> list[str]:
+    """Write what a language model says after memory vectors, by greedy decoding.
+
+    Args:
+        language_model: A causal language model of transformers.
+        tokenizer: Its tokenizer.
+        vectors: float (N, K, H), such as `MemoryVectors.vectors`. Those were found without an end
+            token: a text ends where ``max_tokens`` ends it.
+        max_tokens: Longest text.
+        batch_size: Texts at a time.
+
+    Raises:
+        ShapeError: When vectors are not of three axes, or not as wide as token vectors.
+        NonFiniteError: When a value is NaN or infinite.
+    """
+    check_in_range(max_tokens, name="max_tokens", low=1)
+    check_in_range(batch_size, name="batch_size", low=1)
+    found = np.asarray(vectors)
+    width = int(language_model.get_input_embeddings().embedding_dim)
+    if found.ndim != 3 or found.shape[2] != width:
+        raise ShapeError(f"memory vectors must be (N, K, {width}), got {found.shape}.")
+    check_vectors(found.reshape(-1, width))
+    language_model.eval()
+    texts: list[str] = []
+    for start in range(0, len(found), batch_size):
+        part = torch.from_numpy(found[start : start + batch_size]).to(
+            language_model.device, language_model.dtype
+        )
+        ids = language_model.generate(
+            inputs_embeds=part,
+            attention_mask=torch.ones(part.shape[:2], dtype=torch.long, device=part.device),
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            eos_token_id=end_token(tokenizer),
+            pad_token_id=end_token(tokenizer),
+            use_cache=True,
+        )
+        texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return texts
 
 
 def _logits(language_model: Any, before: Tensor, words: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedworks._core.progress import progress
 from embedworks._core.seeding import derive_seed, generator
@@ -25,6 +25,7 @@ __all__ = [
     "VectorDecoderSettings",
     "VectorDecoderTraining",
     "text_vectors",
+    "train_on_batches",
     "train_vector_corrector",
     "train_vector_decoder",
 ]
@@ -212,46 +213,81 @@ def _train(
         read = target_tokens(decoder.tokenizer, guesses[0], limit, end=False)
     decoder.to(decoder.language_model.device)
     decoder.language_model.requires_grad_(not settings.freeze_language_model)
-    weights = [weight for weight in decoder.parameters() if weight.requires_grad]
+    device = decoder.device
+
+    def told(batch: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        ids = padded_rows([rows[i] for i in batch]).to(device)
+        parts: dict[str, Tensor] = {}
+        if guesses is not None and read is not None:
+            parts["guess_vectors"] = torch.from_numpy(guesses[1][batch]).to(device)
+            parts["guess_ids"] = padded_rows([read[i] for i in batch], left=True).to(device)
+        lost = decoder(torch.from_numpy(vectors[batch]).to(device), ids, **parts)
+        return [(lost.sum(), (ids >= 0).sum())]
+
+    losses, seconds = train_on_batches(decoder, len(rows), settings, told, "Decoder", show_progress)
+    cut = sum(
+        len(row) == limit for row in target_tokens(decoder.tokenizer, texts, limit, end=False)
+    )
+    return VectorDecoderTraining(decoder.eval(), losses, seconds, cut)
+
+
+def train_on_batches(
+    module: nn.Module,
+    count: int,
+    settings: VectorDecoderSettings,
+    told: Callable[[np.ndarray], list[tuple[Tensor, Tensor]]],
+    name: str,
+    show_progress: bool | None,
+) -> tuple[tuple[float, ...], float]:
+    """Train what requires gradients, with AdamW, a ramp and a cosine.
+
+    Args:
+        module: What is trained, on its device.
+        count: Rows.
+        settings: Schedule.
+        told: Rows of a batch to parts of the loss, each a sum over tokens and their number; the
+            loss is the sum of the parts' means.
+        name: For the bar.
+        show_progress: See `train_vector_decoder`.
+
+    Returns:
+        Losses since the last entry, about fifty in all, and seconds.
+    """
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(settings))
-    device = decoder.device
+    device = weights[0].device
     every = max(1, settings.steps // 50)
     losses: list[float] = []
-    since = torch.zeros(2, device=device)
+    since: Tensor | float = 0.0
     start = time.perf_counter()
-    decoder.train()
+    module.train()
     devices = [device] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
-        progress("Decoder", settings.steps, enabled=show_progress) as bar,
+        progress(name, settings.steps, enabled=show_progress) as bar,
     ):
         torch.manual_seed(derive_seed(settings.seed, "vector decoder training"))
-        for step, batch in enumerate(_batches(len(rows), settings), start=1):
-            ids = padded_rows([rows[i] for i in batch]).to(device)
-            parts: dict[str, Tensor] = {}
-            if guesses is not None and read is not None:
-                parts["guess_vectors"] = torch.from_numpy(guesses[1][batch]).to(device)
-                parts["guess_ids"] = padded_rows([read[i] for i in batch], left=True).to(device)
+        for step, batch in enumerate(_batches(count, settings), start=1):
             with torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16"):
-                told = decoder(torch.from_numpy(vectors[batch]).to(device), ids, **parts)
-            count = (ids >= 0).sum()
-            (told.sum() / count).backward()
+                parts = told(batch)
+            loss = torch.stack([lost / tokens for lost, tokens in parts]).sum()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            since += torch.stack([told.detach().sum(), count.float()])
+            since = since + torch.stack(
+                [torch.stack([lost.detach().float(), tokens.float()]) for lost, tokens in parts]
+            )
             if step % every == 0 or step == settings.steps:
-                losses.append(float(since[0] / since[1]))
-                since.zero_()
+                assert isinstance(since, Tensor)
+                losses.append(float((since[:, 0] / since[:, 1]).sum()))
+                since = 0.0
             bar.advance()
-    cut = sum(
-        len(row) == limit for row in target_tokens(decoder.tokenizer, texts, limit, end=False)
-    )
-    return VectorDecoderTraining(decoder.eval(), tuple(losses), time.perf_counter() - start, cut)
+    return tuple(losses), time.perf_counter() - start
 
 
 def _rate(settings: VectorDecoderSettings) -> Any:

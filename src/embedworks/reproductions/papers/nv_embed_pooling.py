@@ -18,7 +18,7 @@ from embedworks.reproductions import (
     pair_retrieval,
     retrieval_outcome,
 )
-from embedworks.reproductions.papers._steps import train_model
+from embedworks.reproductions.papers._steps import Encoder, train_model
 
 __all__ = ["ENTRIES"]
 
@@ -69,26 +69,7 @@ def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> 
         list(world.train), steps=settings["steps"], batch=settings["batch"], lr=settings["lr"],
         seed=seed,
     )  # fmt: skip
-    return retrieval_outcome(_Encoder(model), world.task(context.part))
-
-
-class _Encoder:
-    """A model as a student that is only asked for vectors."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def vectors(self, texts: Sequence[str], /) -> Any:
-        return embedworks.models.encode_batched(self._model, texts, show_progress=False)[0]
-
-    def encode(self, texts: Sequence[str], /) -> Any:
-        raise NotImplementedError
-
-    def parameters(self) -> list[Any]:
-        return []
-
-    def train(self, mode: bool, /) -> None:
-        """Nothing here is trained."""
+    return retrieval_outcome(Encoder(model), world.task(context.part))
 
 
 def _world(settings: Mapping[str, Any], seed: int) -> RetrievalWorld:
