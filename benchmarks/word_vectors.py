@@ -11,6 +11,7 @@ hundredth in one pair of runs is chance. So ``paired`` gives, over all seeds of 
 difference (ours less gensim's) with the half width of its 95 % interval by Student's t. With W > 1
 threads the two do not train alike: each of gensim's workers counts its own words against those of
 the whole epoch, so that its rate ends at (1 - 1/W)/epochs of its start, where ours ends near zero.
+``--workers-rates W`` lets a third contestant run: ours with the rates of gensim with W workers.
 
     python benchmarks/word_vectors.py --data ../shared/data --gensim-python GENSIM_ENV/bin/python
 """
@@ -18,6 +19,7 @@ the whole epoch, so that its rate ends at (1 - 1/W)/epochs of its start, where o
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -41,15 +43,31 @@ def train_ours(job: dict[str, Any]) -> Trained:
 
     options = {**SETTINGS, "show_progress": False}
     train_word_vectors(["a b a b"] * 9, job["method"], **{**options, "dim": 4})  # loads kernels
+    method = job["method"] if "workers" not in job else with_rates(job["method"], job["workers"])
     started, busy = time.perf_counter(), time.process_time()
     with open(job["corpus"], encoding="utf-8") as lines:
         model = train_word_vectors(
-            lines, job["method"], seed=job["seed"], threads=job["threads"], **options
+            lines, method, seed=job["seed"], threads=job["threads"], **options
         )
     seconds, cpu = time.perf_counter() - started, time.process_time() - busy
     static = model.as_static() if isinstance(model, SubwordModel) else model
     words = sorted(static.tokenizer.get_vocab(), key=static.tokenizer.token_to_id)
     return words[1:], static.table[1:], seconds, cpu
+
+
+def with_rates(method: str, workers: int) -> Any:
+    """Return a method whose rate falls as gensim's does with so many workers."""
+    import dataclasses
+
+    from embedworks.models.words.training import method_settings
+
+    def rate_at(self: Any, epoch: int, share: float) -> float:
+        return self.rate * max(1 - (epoch + share / workers) / self.epochs, 1e-3)
+
+    kind = type(method_settings(method))
+    return dataclasses.make_dataclass(
+        kind.__name__, [], bases=(kind,), namespace={"rate_at": rate_at}, frozen=True
+    )()
 
 
 def train_gensim(job: dict[str, Any]) -> Trained:
@@ -70,7 +88,8 @@ def train_gensim(job: dict[str, Any]) -> Trained:
     return words, np.stack([model.wv[word] for word in words]), seconds, cpu
 
 
-CONTESTANTS = {"embedworks": train_ours, "gensim": train_gensim}
+WITH_RATES = "embedworks, gensim's rates"
+CONTESTANTS = {"embedworks": train_ours, "gensim": train_gensim, WITH_RATES: train_ours}
 
 
 def work(path: Path) -> None:
@@ -145,6 +164,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gensim-python", help="Python of an environment with gensim.")
+    parser.add_argument("--workers-rates", type=int, help="Ours with gensim's rates, too.")
     parser.add_argument("--keep", type=Path, help="A result whose rows are taken over first.")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -156,6 +176,8 @@ def main() -> None:
         if earlier["rows"] and earlier["corpus_words"] != total:
             parser.error(f"--keep is of {earlier['corpus_words']} words, this corpus of {total}")
         pythons = {"embedworks": sys.executable, "gensim": given.gensim_python}
+        if given.workers_rates:
+            pythons[WITH_RATES] = sys.executable
         for method in given.methods.split(","):
             for threads in map(int, given.threads.split(",")):
                 for seed in range(given.repeats):
@@ -164,6 +186,7 @@ def main() -> None:
                         job.write_text(json.dumps({
                             "contestant": name, "method": method, "threads": threads,
                             "seed": seed, "corpus": str(corpus),
+                            **({"workers": given.workers_rates} if name == WITH_RATES else {}),
                         }))  # fmt: skip
                         subprocess.run([pythons[name], __file__, "--job", str(job)], check=True)
                         found = json.loads(job.with_suffix(".out").read_text())
@@ -207,23 +230,27 @@ def gensim_version(python: str | None) -> str | None:
 
 
 def pair(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours against gensim's, seed by seed: ratio of speeds, differences of figures."""
+    """Ours against each other's, seed by seed: ratio of speeds, differences of figures."""
     from scipy.stats import t
 
     found = []
-    for key in dict.fromkeys((r["method"], r["threads"]) for r in rows):
+    others = [name for name in CONTESTANTS if name != "embedworks"]
+    settings = dict.fromkeys((r["method"], r["threads"]) for r in rows)
+    for key, other in itertools.product(settings, others):
         ours, theirs = (
             {
                 r["seed"]: r
                 for r in rows
                 if (r["method"], r["threads"], r["contestant"]) == (*key, n)
             }
-            for n in CONTESTANTS
+            for n in ("embedworks", other)
         )
         seeds = sorted(ours.keys() & theirs.keys())
         if len(seeds) < 2:
             continue
-        entry: dict[str, Any] = {"method": key[0], "threads": key[1], "seeds": len(seeds)}
+        entry: dict[str, Any] = {
+            "method": key[0], "threads": key[1], "against": other, "seeds": len(seeds),
+        }  # fmt: skip
         ratios = [ours[s]["words_per_second"] / theirs[s]["words_per_second"] for s in seeds]
         entry["times_as_fast"] = round(float(np.median(ratios)), 3)
         for name in ("men", "simlex999", "wordsim353", "analogies"):

@@ -113,7 +113,7 @@ def test_check_and_repair(call, run):
         (("remove", "{run}", "--id", "nope"), "are not in the collection"),
         (("remove", "{run}", "--doc", "nope"), "No row belongs"),
         (("remove", "{run}", "--where", "yaer = 1"), "no column 'yaer'"),
-        (("update", "{run}", "--set", "year", "--where", "path = 'x'"), "column=value"),
+        (("update", "{run}", "--set", "year", "--where", "path = 'x'"), "name=value"),
         (("update", "{run}", "--set", "a=[", "--where", "path = 'x'"), "YAML"),
         (("update", "{run}", "--set", "text=x", "--where", "path = 'x'"), "upsert"),
         (("versions", "{run}", "--restore", "9"), "no version 9"),
@@ -139,6 +139,7 @@ def test_a_folder_in_the_place_of_a_command_gets_a_hint(call, documents):
     assert "index build" in err
     value = json.loads(call("index", "docs", "--json")[1])
     assert "embedworks index build docs --out RUN" in value["error"]["message"]
+    assert call("index", "remov")[2].count("Did you mean 'remove'") == 1
 
 
 def test_the_kind_of_index_is_kept_and_checked(call, documents, static_folder, tmp_path):

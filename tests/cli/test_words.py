@@ -26,9 +26,24 @@ def test_a_folder_becomes_a_model(call, texts, tmp_path, method):
     assert code == 0
     assert "nearest" in text
     assert ew.load(out).encode(["the cat on the roof"]).any()
+    about = json.loads(call("info", out, "--json")[1])
+    kind = {"skipgram": "static model", "fasttext": "SubwordModel"}[method]
+    assert (about["kind"], about["dimensions"], about["longest text"]) == (kind, 8, "any")
     code, _, err = call("words", texts, "--out", out)
     assert code == 2
     assert "--overwrite" in err
+
+
+def test_letter_groups_can_be_indexed_and_are_not_adapted(call, texts, tmp_path):
+    model = tmp_path / "model"
+    assert call("words", texts, "--out", model, "--method", "fasttext", "--dim", "8")[0] == 0
+    run = tmp_path / "run"
+    assert call("index", "build", texts, "--out", run, "--model", model)[0] == 0
+    hits = json.loads(call("search", run, "the dogs sat", "-k", "2", "--json")[1])["hits"]
+    assert len(hits) == 2
+    code, _, err = call("adapt", texts, "--out", tmp_path / "adapted", "--base", model)
+    assert code == 2
+    assert "is a SubwordModel, which cannot be adapted" in " ".join(err.split())
 
 
 def test_json_has_the_settings(call, texts, tmp_path):

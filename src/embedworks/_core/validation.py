@@ -24,6 +24,7 @@ __all__ = [
     "check_unique",
     "check_vectors",
     "normalize_rows",
+    "unit_directions",
 ]
 
 
@@ -142,6 +143,26 @@ def check_vectors(
             f"the first is row {bad[0]}."
         )
     return array
+
+
+def unit_directions(
+    vectors: np.ndarray, *, name: str = "vectors", dim: int | None = None
+) -> np.ndarray:
+    """Return rows of length 1, float64 (N, D), of vectors that must all have a direction.
+
+    Raises:
+        InputError: When a row is zero, or the array is unusable; see `check_vectors`.
+
+    Example:
+        >>> unit_directions(np.array([[3.0, 4.0]]))
+        array([[0.6, 0.8]])
+    """
+    array = check_vectors(vectors, name=name, dim=dim).astype(np.float64)
+    norms = np.linalg.norm(array, axis=1, keepdims=True)
+    if not norms.all():
+        bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
+        raise InputError(f"{name}[{bad}] is the zero vector, which has no direction: leave it out.")
+    return np.asarray(array / norms)
 
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:

@@ -48,14 +48,21 @@ def adapt(
     out: Out,
     base: Annotated[
         str | None,
-        typer.Option(help="Model to start from: static, minilm, a folder or a hub name."),
+        typer.Option(
+            help="Model to start from: static, minilm, a folder or a hub name; by default the "
+            "recipe's, static."
+        ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Wall clock for the whole job, such as 90s, 10m, 1h.")
+        str | None,
+        typer.Option(
+            help="Wall clock for the whole job, such as 90s, 1h; by default the recipe's, 10m."
+        ),
     ] = None,
     seed: Seed = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Settings: a YAML file, or a name from `list recipes`.")
+        str | None,
+        typer.Option(help="Settings: a YAML file, or a name from `list recipes`; default adapt."),
     ] = None,
     exclude: Exclude = None,
     resume: Annotated[bool, typer.Option("--resume", help="Finish an interrupted run.")] = False,

@@ -99,7 +99,7 @@ def evaluate(
         Path | None, typer.Option(help="Of a run: table with query_id, doc_id, relevance.")
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="Of a run: such as ndcg@10; may be repeated.")
+        list[str] | None, typer.Option(help="Of a run: see `list metrics`; may be repeated.")
     ] = None,
     base: Annotated[
         bool, typer.Option(help="Of a run: also score the base model; encodes the collection.")

@@ -41,6 +41,7 @@ class _Group(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
         if found is None:
+            self.suggest_commands = False  # the hint below says more
             hint = did_you_mean(cmd_name, self.list_commands(ctx))
             ctx.fail(
                 f"There is no command {cmd_name!r}. {hint} To index documents: "

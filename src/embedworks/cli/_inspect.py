@@ -146,12 +146,13 @@ def _model_info(name: str) -> dict[str, Any]:
     from embedworks.models import StaticModel, model_fingerprint
 
     model = ew.load(name)
-    static = isinstance(model, StaticModel)
+    limited = hasattr(model, "max_seq_length")
+    kind = "sentence-transformers model" if limited else type(model).__name__
     return {
-        "kind": "static model" if static else "sentence-transformers model",
+        "kind": "static model" if isinstance(model, StaticModel) else kind,
         "name": name,
         "dimensions": model.get_embedding_dimension(),
-        "longest text": "any" if static else f"{model.max_seq_length} tokens",
+        "longest text": f"{model.max_seq_length} tokens" if limited else "any",
         "fingerprint": model_fingerprint(model),
     }
 

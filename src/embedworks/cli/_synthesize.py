@@ -39,7 +39,10 @@ def synthesize(
     model: Annotated[str | None, typer.Option(help="Model to run there.")] = None,
     step: Annotated[
         list[str] | None,
-        typer.Option(help="Step in place of those of the settings; may be repeated, in order."),
+        typer.Option(
+            help="tasks, queries, paraphrase, augment, hard-negatives or relabel, in place of the "
+            "steps of the settings; may be repeated, in order."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
     resume: Annotated[

@@ -40,10 +40,10 @@ app = typer.Typer(
 )
 for module in (
     _adapt,
-    _compare,
     _index,
     _search,
     _evaluate,
+    _compare,
     _train,
     _words,
     _merge,

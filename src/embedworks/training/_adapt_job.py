@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedworks._core.files import atomic_path
+from embedworks.data import estimate_tokens
+from embedworks.errors import InputError
 from embedworks.index import HybridSettings
 from embedworks.models import StaticModel, encode_batched, load
 from embedworks.training.run_folder import RunFolder
@@ -58,11 +60,26 @@ class Job:
         """Whether the base is a static model, trained on its table alone."""
         return isinstance(self.base, StaticModel)
 
+    def check_trainable(self) -> None:
+        """Raise where the base is a model that can be used but not trained.
+
+        Raises:
+            InputError: When it is neither a static model nor sentence-transformers'.
+        """
+        if not (self.is_static or hasattr(self.base, "max_seq_length")):
+            raise InputError(
+                f"{self.settings.base} is a {type(self.base).__name__}, which cannot be adapted: "
+                "take a static model or a sentence-transformers model as base, or index with it "
+                "as it is (embedworks index build --model)."
+            )
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Count the base model's tokens, special tokens left out."""
+        """Count the base model's tokens, special tokens left out; estimate where it has none."""
         if self.is_static:
             _, offsets = self.base.tokenize(list(texts))
             return [int(n) for n in np.diff(offsets)]
+        if not hasattr(self.base, "tokenizer"):
+            return estimate_tokens(texts)
         encoded = self.base.tokenizer(
             list(texts), add_special_tokens=False, truncation=False, verbose=False
         )
@@ -101,7 +118,7 @@ class Job:
     @property
     def token_limit(self) -> int:
         """How many tokens of a text the base model reads, its special tokens left out."""
-        if self.is_static or not self.base.max_seq_length:
+        if not getattr(self.base, "max_seq_length", None):  # reads texts of any length
             return 2**31
         special = self.base.tokenizer.num_special_tokens_to_add(pair=False)
         return int(self.base.max_seq_length) - int(special)

@@ -62,6 +62,7 @@ def write_table(table: pa.Table, path: Any) -> None:
 def read_stage(job: Job) -> dict[str, Any]:
     """Read, chunk, split and pair; leaves chunks, pairs and holdout tables in ``work/``."""
     settings = job.settings
+    job.check_trainable()
     documents, chunks = read_and_chunk(job)
     split = _split(chunks, len(documents), settings)
     by_split: dict[str, list[Chunk]] = {name: [] for name in SPLITS}

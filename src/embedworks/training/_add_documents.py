@@ -67,8 +67,8 @@ def add_documents(
             searcher.collection.add(rows, vectors)
         except DuplicateIdError as error:
             raise DuplicateIdError(
-                f"{documents} holds documents that are in the collection already ({error}). Pass "
-                "replace=True (--replace) to put them in the place of the old ones."
+                f"{error} To put all documents of {documents} in the place of the old ones: "
+                "replace=True, or --replace."
             ) from error
     searcher.collection.prepare()
     return {

@@ -162,7 +162,7 @@ def test_random_vectors_pass_as_a_system():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(InputError, match="is zero"):
+    with pytest.raises(InputError, match="is the zero vector"):
         mean_cosine(np.array([[1.0, 0.0], [0.0, 0.0]]))
     with pytest.raises(EmptyInputError, match="At least 2"):
         uniformity(np.ones((1, 3)))

@@ -166,6 +166,32 @@ def test_one_row_moves_along_the_gradient_of_the_objective():
     np.testing.assert_allclose(got[0] - inputs[0], slope, atol=1e-5)
 
 
+@pytest.mark.parametrize("pieces", [[[0], [1], [2]], [[0, 3], [1, 3, 4, 3], [2, 4]]])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_skipgram_equals_a_step_for_each_neighbour(pieces, frozen):
+    rng = np.random.default_rng(3)
+    inputs, outputs = rng.normal(size=(5, 7)), rng.normal(size=(3, 7))
+    got_in, got_out = inputs.astype(np.float32), outputs.astype(np.float32)
+    texts = [[0, 1, 2, 1], [2], [1, 0, 0]]
+    share, other = np.zeros(3, np.float32), np.full(3, 2, np.int32)  # every draw is word 2
+    skipgram_texts(
+        np.concatenate(texts).astype(np.int32), np.array([0, 4, 5, 8]), 0, 3, got_in, got_out,
+        np.concatenate(pieces).astype(np.int32), np.cumsum([0, *map(len, pieces)]), -1,
+        np.ones(3, np.float32), 1, 1, share, other, 0.1, 0.1, np.zeros(1, np.uint64),
+        3 if frozen else 0, True,
+    )  # fmt: skip
+    for text in texts:
+        for place, word in enumerate(text):
+            for near in (place - 1, place + 1):
+                if 0 <= near < len(text):
+                    kept = inputs[:3].copy()
+                    slow_step(inputs, outputs, pieces[word], text[near], [2], 0.1)
+                    if frozen:
+                        inputs[:3] = kept
+    np.testing.assert_allclose(got_in, inputs, atol=1e-5)
+    np.testing.assert_allclose(got_out, outputs, atol=1e-5)
+
+
 def slow_pairs(corpus: WordCorpus, window: int, weight) -> dict[tuple[int, int], float]:
     pairs: Counter = Counter()
     for low, high in zip(corpus.offsets, corpus.offsets[1:]):

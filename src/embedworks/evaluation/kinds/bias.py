@@ -18,7 +18,7 @@ from embedworks._core.seeding import generator
 from embedworks._core.validation import (
     check_in_range,
     check_texts,
-    check_vectors,
+    unit_directions,
 )
 from embedworks.errors import EmptyInputError, InputError
 from embedworks.evaluation.outcomes import Failure, Resampling, Score, TaskResult, shorten
@@ -74,9 +74,12 @@ def association_scores(targets: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.
         >>> association_scores(np.eye(2), np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]))
         array([ 1., -1.])
     """
-    first = _unit(targets, name="targets")
+    first = unit_directions(targets, name="targets")
     dim = first.shape[1]
-    means = [_unit(part, name=name, dim=dim).mean(axis=0) for part, name in ((a, "a"), (b, "b"))]
+    means = [
+        unit_directions(part, name=name, dim=dim).mean(axis=0)
+        for part, name in ((a, "a"), (b, "b"))
+    ]
     return np.asarray(first @ (means[0] - means[1]))
 
 
@@ -324,15 +327,6 @@ class AssociationTask:
             for i in np.argsort(-push, kind="stable")[:10].tolist()
             if push[i] > 0
         )
-
-
-def _unit(vectors: np.ndarray, *, name: str, dim: int | None = None) -> np.ndarray:
-    array = check_vectors(vectors, name=name, dim=dim).astype(np.float64)
-    norms = np.linalg.norm(array, axis=1, keepdims=True)
-    if not norms.all():
-        bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
-        raise InputError(f"{name}[{bad}] is the zero vector, which has no direction: leave it out.")
-    return np.asarray(array / norms)
 
 
 def _scores(values: Sequence[float] | np.ndarray, *, name: str) -> np.ndarray:

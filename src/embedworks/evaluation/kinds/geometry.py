@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedworks._core.validation import check_in_range, check_k, check_texts, check_vectors
+from embedworks._core.validation import (
+    check_in_range,
+    check_k,
+    check_texts,
+    check_vectors,
+    unit_directions,
+)
 from embedworks.errors import EmptyInputError, InputError, ShapeError
 from embedworks.evaluation.outcomes import Failure, Resampling, Score, TaskResult, shorten
 
@@ -467,12 +473,7 @@ def _checked(vectors: np.ndarray, *, least: int = 2) -> np.ndarray:
 
 
 def _unit(vectors: np.ndarray, *, least: int = 2) -> np.ndarray:
-    array = _checked(vectors, least=least)
-    norms = np.linalg.norm(array, axis=1, keepdims=True)
-    if not norms.all():
-        bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
-        raise InputError(f"vectors[{bad}] is zero, which has no direction: leave it out.")
-    return np.asarray(array / norms)
+    return unit_directions(_checked(vectors, least=least))
 
 
 def _spectrum(array: np.ndarray) -> np.ndarray:

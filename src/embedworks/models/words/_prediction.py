@@ -95,6 +95,65 @@ def _predict(
             change[d] += step * outputs[word, d]
 
 
+@njit(inline="always")
+def _tell_apart(
+    outputs: np.ndarray,
+    hidden: np.ndarray,
+    change: np.ndarray,
+    target: int,
+    negatives: int,
+    share: np.ndarray,
+    other: np.ndarray,
+    rate: float,
+    state: np.ndarray,
+    learn: bool,
+) -> None:
+    """Move the target's output row and those of drawn words; set ``change`` of the hidden vector.
+
+    A step up ``ln s(u_target . h) + sum_k ln s(-u_k . h)``. A drawn word that is the target is
+    passed over. Without ``learn`` the outputs stay as they are.
+    """
+    for d in range(hidden.shape[0]):
+        change[d] = np.float32(0)
+    _predict(outputs, hidden, change, target, np.float32(1), rate, learn)
+    size = np.uint64(share.shape[0])
+    for _ in range(negatives):
+        bits = _draw(state)
+        word = np.int64((bits >> np.uint64(32)) * size >> np.uint64(32))
+        if np.float32((bits & np.uint64(0xFFFFFF)) * (1.0 / 16777216.0)) >= share[word]:
+            word = np.int64(other[word])
+        if word != target:
+            _predict(outputs, hidden, change, word, np.float32(0), rate, learn)
+
+
+@njit(inline="always")
+def _mean_of(inputs: np.ndarray, rows: np.ndarray, n_rows: int, hidden: np.ndarray) -> None:
+    """Set ``hidden`` to the mean of input rows; a row that comes twice counts twice."""
+    first = rows[0]
+    for d in range(hidden.shape[0]):
+        hidden[d] = inputs[first, d]
+    if n_rows > 1:
+        for r in range(1, n_rows):
+            row = rows[r]
+            for d in range(hidden.shape[0]):
+                hidden[d] += inputs[row, d]
+        part = np.float32(1.0 / n_rows)
+        for d in range(hidden.shape[0]):
+            hidden[d] *= part
+
+
+@njit(inline="always")
+def _move(
+    inputs: np.ndarray, rows: np.ndarray, n_rows: int, change: np.ndarray, learn_from: int
+) -> None:
+    """Add ``change`` to every input row from ``learn_from`` on."""
+    for r in range(n_rows):
+        row = rows[r]
+        if row >= learn_from:
+            for d in range(change.shape[0]):
+                inputs[row, d] += change[d]
+
+
 @compile_kernel(
     types.void,
     _MATRIX,
@@ -136,33 +195,11 @@ def negative_step(
     passed over. Rows below ``learn_from`` stay as they are, and so do the outputs without
     ``learn_outputs``.
     """
-    dim = hidden.shape[0]
-    first = rows[0]
-    for d in range(dim):
-        hidden[d] = inputs[first, d]
-        change[d] = np.float32(0)
-    if n_rows > 1:
-        for r in range(1, n_rows):
-            row = rows[r]
-            for d in range(dim):
-                hidden[d] += inputs[row, d]
-        part = np.float32(1.0 / n_rows)
-        for d in range(dim):
-            hidden[d] *= part
-    _predict(outputs, hidden, change, target, np.float32(1), rate, learn_outputs)
-    size = np.uint64(share.shape[0])
-    for _ in range(negatives):
-        bits = _draw(state)
-        word = np.int64((bits >> np.uint64(32)) * size >> np.uint64(32))
-        if np.float32((bits & np.uint64(0xFFFFFF)) * (1.0 / 16777216.0)) >= share[word]:
-            word = np.int64(other[word])
-        if word != target:
-            _predict(outputs, hidden, change, word, np.float32(0), rate, learn_outputs)
-    for r in range(n_rows):
-        row = rows[r]
-        if row >= learn_from:
-            for d in range(dim):
-                inputs[row, d] += change[d]
+    _mean_of(inputs, rows, n_rows, hidden)
+    _tell_apart(
+        outputs, hidden, change, target, negatives, share, other, rate, state, learn_outputs
+    )
+    _move(inputs, rows, n_rows, change, learn_from)
 
 
 @compile_kernel(types.int64, _LONGS, types.int64, types.int64)
@@ -195,6 +232,17 @@ _WALK = (
 )  # fmt: skip
 
 
+@njit(inline="always")
+def _pull(rows: np.ndarray, learn_from: int) -> np.float32:
+    """Return by how much of its change the mean of the rows moves when each row moves by it."""
+    pairs = 0
+    for r in range(rows.shape[0]):
+        if rows[r] >= learn_from:
+            for other in range(rows.shape[0]):
+                pairs += rows[r] == rows[other]
+    return np.float32(pairs / rows.shape[0])
+
+
 @compile_kernel(types.void, *_WALK, fastmath=_FAST)
 def skipgram_texts(
     ids: np.ndarray,
@@ -217,8 +265,15 @@ def skipgram_texts(
     learn_from: int,
     learn_outputs: bool,
 ) -> None:
-    """Let each word of texts ``first`` to ``last`` predict the words around it."""
-    hidden, change = np.empty(inputs.shape[1], np.float32), np.empty(inputs.shape[1], np.float32)
+    """Let each word of texts ``first`` to ``last`` predict the words around it.
+
+    The same as a `negative_step` for each word around, but for rounding: all of a word's rows move
+    alike, so their mean after a step is known without them. They are read once and written once
+    per word, which is most of the work with many pieces, and lets threads lose fewer changes.
+    """
+    dim = inputs.shape[1]
+    hidden, change = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    moved = np.empty(dim, np.float32)
     kept = np.empty(_widest(offsets, first, last), np.int32)
     total = max(1, offsets[last] - offsets[first])
     for text in range(first, last):
@@ -228,13 +283,21 @@ def skipgram_texts(
         for place in range(count):
             centre = kept[place]
             rows = pieces[starts[centre] : starts[centre + 1]]
+            pull = _pull(rows, learn_from)
             reach = 1 + np.int64(_draw(state) % np.uint64(window))
+            _mean_of(inputs, rows, rows.shape[0], hidden)
+            for d in range(dim):
+                moved[d] = np.float32(0)
             for near in range(max(np.int64(0), place - reach), min(count, place + reach + 1)):
                 if near != place:
-                    negative_step(
-                        inputs, outputs, rows, rows.shape[0], kept[near], negatives, share, other,
-                        now, state, hidden, change, learn_from, learn_outputs,
+                    _tell_apart(
+                        outputs, hidden, change, kept[near], negatives, share, other, now, state,
+                        learn_outputs,
                     )  # fmt: skip
+                    for d in range(dim):
+                        moved[d] += change[d]
+                        hidden[d] += pull * change[d]
+            _move(inputs, rows, rows.shape[0], moved, learn_from)
 
 
 @compile_kernel(types.void, *_WALK, fastmath=_FAST)

@@ -53,6 +53,10 @@ class PredictionSettings:
         check_in_range(self.sample, name="sample", low=0, high=1)
         check_in_range(self.smoothing, name="smoothing", low=0, high=1)
 
+    def rate_at(self, epoch: int, share: float) -> float:
+        """Return the learning rate after some epochs and a share of the next one."""
+        return self.rate * max(1 - (epoch + share) / self.epochs, 1e-3)
+
     def keep(self, counts: np.ndarray) -> np.ndarray:
         """Return each word's chance to be kept, float32 (V,)."""
         if self.sample == 0:
@@ -155,8 +159,7 @@ def walk_texts(
     total = method.epochs * len(corpus.ids)
 
     def rate_at(epoch: int, text: int) -> float:
-        done = (epoch * len(corpus.ids) + int(corpus.offsets[text])) / total
-        return method.rate * max(1 - done, 1e-3)
+        return method.rate_at(epoch, int(corpus.offsets[text]) / len(corpus.ids))
 
     def chunk(job: tuple[int, int, int]) -> int:
         epoch, first, last = job

@@ -22,13 +22,32 @@ from embedworks.reproductions import (
 )
 from embedworks.reproductions.papers._steps import train_model
 
-__all__ = ["DIAGONAL", "LADDER", "SETUP", "SHALLOW", "run"]
+__all__ = ["DIAGONAL", "LADDER", "SCALES", "SETUP", "SHALLOW", "run"]
 
 #: The small sizes that every paper is asked about, and the ladder that ends with the whole model.
 DIAGONAL = ((1, 32), (2, 64), (3, 128))
 LADDER = (*DIAGONAL, (4, 192), (5, 256), (6, 384))
 SHALLOW = tuple((layer, dim) for layer in (1, 2, 3) for dim in (32, 128, 384))
 FULL = (6, 384)
+
+SCALES = {
+    "mini": {
+        "lr": 3e-4,
+        "rows": 2000,
+        "documents": 250,
+        "pairs": 400,
+        "batch": 32,
+        "steps": 40,
+    },
+    "gpu": {
+        "lr": 3e-4,
+        "rows": 15000,
+        "documents": 500,
+        "pairs": 2000,
+        "batch": 128,
+        "steps": 250,
+    },
+}
 
 SETUP = (
     "The model is all-MiniLM-L6-v2, 6 layers of 384 dimensions, pooled by mean. It is trained on "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embedworks.reproductions import Arm, Comparison, Reproduction
-from embedworks.reproductions.papers._nested import SETUP, run
+from embedworks.reproductions.papers._nested import SCALES, SETUP, run
 
 __all__ = ["ENTRIES"]
 
@@ -54,24 +54,7 @@ ENTRIES = (
         ),
         run=run,
         seeds=3,
-        scales={
-            "mini": {
-                "lr": 3e-4,
-                "rows": 2000,
-                "documents": 250,
-                "pairs": 400,
-                "batch": 32,
-                "steps": 40,
-            },
-            "gpu": {
-                "lr": 3e-4,
-                "rows": 15000,
-                "documents": 500,
-                "pairs": 2000,
-                "batch": 128,
-                "steps": 250,
-            },
-        },
+        scales=SCALES,
         setup=SETUP,
         limits="Forty steps (250 at the GPU scale) of an already trained model, where the papers "
         "train an epoch or more from BERT. One learning rate for all arms, found for two of them. "
