@@ -252,10 +252,10 @@ ENTRIES = (
                 "steps": 30, "batch": 16, "others": 2, "read": 32,
             },
             "gpu": {
-                "world": "titles", "rows": 12_000, "documents": 5000, "queries": 2000,
-                "ranked": {"validation": 400, "test": 1500}, "text_characters": 600,
+                "world": "titles", "rows": 5000, "documents": 2500, "queries": 1500,
+                "ranked": {"validation": 300, "test": 1000}, "text_characters": 600,
                 "margin": 0.95, "weight": 0.5,
-                "steps": 500, "batch": 32, "others": 3, "read": 256,
+                "steps": 250, "batch": 32, "others": 3, "read": 256,
             },
         },
         setup="Every model starts from all-MiniLM-L6-v2 and trains its layers, not its token "
