@@ -103,10 +103,10 @@ ENTRIES = (
             },
             "gpu": {
                 "world": "abstracts", "rows": 40_000, "documents": 1000, "embedder": "minilm",
-                "vocabulary": 16_000, "dim": 512, "layers": 8, "heads": 8,
-                "lm": {"steps": 1200, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
+                "vocabulary": 8000, "dim": 384, "layers": 6, "heads": 6,
+                "lm": {"steps": 1500, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
                        "precision": "bf16"},
-                "steps": 1000, "batch": 256, "lr": 1e-3, "max_tokens": 80,
+                "steps": 800, "batch": 256, "lr": 1e-3, "max_tokens": 80,
             },
         },
         setup="A causal language model for each seed is trained from scratch on the captions of a "
