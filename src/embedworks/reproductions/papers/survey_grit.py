@@ -183,10 +183,10 @@ ENTRIES = (
         seeds=3,
         scales={
             "mini": {
-                "world": "captions", "rows": 20_000, "documents": 500, "queries": 500,
-                "vocabulary": 2000, "dim": 128, "layers": 3, "heads": 4,
-                "lm": {"steps": 300, "batch_size": 32, "length": 64, "learning_rate": 3e-3},
-                "max_tokens": 40, "steps": 150, "batch": 64, "lr": 1e-3,
+                "world": "captions", "rows": 10_000, "documents": 300, "queries": 300,
+                "vocabulary": 1000, "dim": 96, "layers": 2, "heads": 4,
+                "lm": {"steps": 250, "batch_size": 32, "length": 48, "learning_rate": 3e-3},
+                "max_tokens": 40, "steps": 100, "batch": 48, "lr": 1e-3,
             },
             "gpu": {
                 "world": "abstracts", "rows": 20_000, "queries": 1000,

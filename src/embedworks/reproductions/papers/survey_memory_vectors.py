@@ -137,10 +137,10 @@ ENTRIES = (
         seeds=3,
         scales={
             "mini": {
-                "world": "captions", "rows": 8000, "documents": 80,
-                "vocabulary": 1000, "dim": 96, "layers": 2, "heads": 4, "length": 8,
-                "lm": {"steps": 200, "batch_size": 32, "length": 64, "learning_rate": 3e-3},
-                "steps": 1000, "batch": 24, "lr": 2e-3, "gradient_steps": 200, "gradient_lr": 0.05,
+                "world": "captions", "rows": 6000, "documents": 60,
+                "vocabulary": 600, "dim": 64, "layers": 2, "heads": 4, "length": 8,
+                "lm": {"steps": 150, "batch_size": 16, "length": 64, "learning_rate": 3e-3},
+                "steps": 400, "batch": 16, "lr": 3e-3, "gradient_steps": 100, "gradient_lr": 0.05,
             },
             "gpu": {
                 "world": "captions", "rows": 28_000, "documents": 150,
