@@ -14,7 +14,6 @@ from embedworks.reproductions import (
     Comparison,
     ReproductionResult,
     RetrievalWorld,
-    language_models,
     reproduce,
 )
 from embedworks.reproductions.papers import survey_grit
@@ -24,9 +23,8 @@ from embedworks.reproductions.papers.survey_grit import ENTRIES, _loss, log_like
 WORDS = ["tea", "rye", "oat", "fig", "yam", "nut", "egg", "ham", "pea", "soy"]
 TEXTS = [f"the {a} is with {b} in the {c} field" for a in WORDS for b in WORDS for c in WORDS[:2]]
 SMALL = {
-    "world": "captions", "rows": 30, "documents": 10, "queries": 6, "architecture": "qwen3",
-    "vocabulary": 330, "dim": 32, "layers": 1, "heads": 2, "characters": 1000,
-    "tokenizer_texts": 300, "mntp": {}, "max_tokens": 24, "steps": 6, "batch": 8, "lr": 1e-2,
+    "world": "captions", "rows": 30, "documents": 10, "queries": 6, "vocabulary": 330,
+    "dim": 32, "layers": 1, "heads": 2, "max_tokens": 24, "steps": 6, "batch": 8, "lr": 1e-2,
     "lm": {"steps": 4, "batch_size": 8, "length": 24, "learning_rate": 3e-3},
 }  # fmt: skip
 
@@ -39,10 +37,6 @@ def toys(monkeypatch):
     rows = RowSet(Row(" ".join(text.split()[1:5]), text) for text in TEXTS[::7])
     world = RetrievalWorld("toy", rows, task, task, {}, {})
     monkeypatch.setattr(survey_grit, "pair_retrieval", lambda *_, **__: world)
-    monkeypatch.setattr(
-        language_models, "english_texts",
-        lambda characters, *, exclude, seed: [t for t in TEXTS if t not in set(exclude)],
-    )  # fmt: skip
 
 
 def test_likelihoods_are_those_of_one_text_at_a_time():

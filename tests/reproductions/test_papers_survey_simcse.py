@@ -78,12 +78,14 @@ def test_what_is_scored_is_not_among_the_sentences():
 def test_encoders_differ_in_dropout_alone():
     tokenizer = train_tokenizer(TEXTS, vocab_size=330)
     sizes = {name: SMALL[name] for name in ("dim", "layers", "heads")}
-    start = new_language_model("bert", tokenizer, masked=True, max_tokens=128, seed=3, **sizes)
+    start = new_language_model(
+        "modernbert", tokenizer, masked=True, max_tokens=128, seed=3, **sizes
+    )
     data = {"tokenizer": tokenizer}
     with_it, without = (
         encoder_of(start, data, SMALL, dropout=share, device="cpu") for share in (0.1, 0.0)
     )
-    for name, value in start.bert.state_dict().items():
+    for name, value in start.base_model.state_dict().items():
         assert torch.equal(value, with_it[0].auto_model.state_dict()[name]), name
         assert torch.equal(value, without[0].auto_model.state_dict()[name]), name
     features = with_it.preprocess(TEXTS[:2])

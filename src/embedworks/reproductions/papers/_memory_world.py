@@ -70,16 +70,16 @@ def _cut(text: str) -> tuple[str, str] | None:
 
 
 def language_model(
-    texts: Passages, settings: Mapping[str, Any], context: Context, seed: int
+    texts: Sequence[str], settings: Mapping[str, Any], context: Context, seed: int
 ) -> tuple[Any, Any]:
-    """Return a causal language model trained on the documents, and its tokenizer."""
+    """Return a causal language model trained from scratch on texts, and its tokenizer."""
     from embedworks.training import LanguageModelSettings, train_language_model
 
-    tokenizer = train_tokenizer(list(texts.documents), settings["vocabulary"], max_tokens=512)
+    tokenizer = train_tokenizer(list(texts), settings["vocabulary"], max_tokens=512)
     model = new_language_model(
         "llama", tokenizer, dim=settings["dim"], layers=settings["layers"],
         heads=settings["heads"], max_tokens=512, seed=seed,
     )  # fmt: skip
     wanted = LanguageModelSettings.from_dict({**settings["lm"], "seed": seed})
-    train_language_model(model, tokenizer, texts.documents, wanted, device=context.device)
+    train_language_model(model, tokenizer, texts, wanted, device=context.device)
     return model, tokenizer

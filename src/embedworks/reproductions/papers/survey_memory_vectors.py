@@ -9,13 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from embedworks.models import (
-    TextCompressor,
-    TextCompressorSettings,
-    memory_vectors,
-    train_text_compressor,
-    write_from_memory,
-)
 from embedworks.reproductions import Arm, Comparison, Context, Outcome, Reproduction
 from embedworks.reproductions.papers._memory_world import Passages, language_model, passages
 
@@ -38,6 +31,14 @@ def _written(
     settings: Mapping[str, Any], context: Context,
 ) -> list[str]:  # fmt: skip
     """Return what is written for each held-out text."""
+    from embedworks.models import (
+        TextCompressor,
+        TextCompressorSettings,
+        memory_vectors,
+        train_text_compressor,
+        write_from_memory,
+    )
+
     length = settings["length"]
     slots = max(1, int(arm["share"] * length))
     if arm["by"] == "gradients":
@@ -66,7 +67,7 @@ def _written(
 def _run(arm: Arm, seed: int, settings: Mapping[str, Any], context: Context) -> Outcome:
     texts: Passages = context.once(("texts", seed), lambda: passages(settings, seed))
     lm, tokenizer = context.once(
-        ("lm", seed), lambda: language_model(texts, settings, context, seed)
+        ("lm", seed), lambda: language_model(texts.documents, settings, context, seed)
     )
     held = {one: "".join(parts) for one, parts in texts.test.items()}
     found = _written(arm, list(held.values()), lm, tokenizer, texts, seed, settings, context)
@@ -139,14 +140,14 @@ ENTRIES = (
                 "world": "captions", "rows": 8000, "documents": 80,
                 "vocabulary": 1000, "dim": 96, "layers": 2, "heads": 4, "length": 8,
                 "lm": {"steps": 200, "batch_size": 32, "length": 64, "learning_rate": 3e-3},
-                "steps": 500, "batch": 48, "lr": 2e-3, "gradient_steps": 200, "gradient_lr": 0.05,
+                "steps": 1000, "batch": 24, "lr": 2e-3, "gradient_steps": 200, "gradient_lr": 0.05,
             },
             "gpu": {
                 "world": "captions", "rows": 28_000, "documents": 300,
                 "vocabulary": 8000, "dim": 384, "layers": 4, "heads": 6, "length": 16,
                 "lm": {"steps": 800, "batch_size": 64, "length": 128, "learning_rate": 1e-3,
                        "precision": "bf16"},
-                "steps": 1200, "batch": 256, "lr": 5e-4, "gradient_steps": 500,
+                "steps": 1000, "batch": 256, "lr": 7e-4, "gradient_steps": 500,
                 "gradient_lr": 0.02,
             },
         },

@@ -84,13 +84,19 @@ def _data(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
     }
 
 
+def _sizes(settings: Mapping[str, Any]) -> dict[str, int]:
+    return {name: settings[name] for name in ("dim", "layers", "heads")}
+
+
+def _dropout(share: float) -> dict[str, float]:
+    """Return the configuration of a dropout everywhere: BERT's, by ModernBERT's names."""
+    return dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout"), share)
+
+
 def _language_model(data: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> Any:
-    sizes = {name: settings[name] for name in ("dim", "layers", "heads")}
-    # BERT's 0.02 is for 768 dimensions; narrower layers would start with smaller outputs.
-    wide = 0.02 * (768 / settings["dim"]) ** 0.5
     return new_language_model(
-        "bert", data["tokenizer"], masked=True, max_tokens=128, seed=seed,
-        initializer_range=wide, **sizes,
+        "modernbert", data["tokenizer"], masked=True, max_tokens=128, seed=seed,
+        **_dropout(0.1), **_sizes(settings),
     )  # fmt: skip
 
 
@@ -121,12 +127,11 @@ def encoder_of(
         device: Torch device.
     """
     model = new_model(
-        "bert", data["tokenizer"], max_tokens=128, device=device,
-        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
-        **{name: settings[name] for name in ("dim", "layers", "heads")},
+        "modernbert", data["tokenizer"], max_tokens=128, device=device,
+        **_dropout(dropout), **_sizes(settings),
     )  # fmt: skip
     model.max_seq_length = settings["max_tokens"]
-    model[0].auto_model.load_state_dict(language_model.bert.state_dict(), strict=False)
+    model[0].auto_model.load_state_dict(language_model.base_model.state_dict())
     return model
 
 

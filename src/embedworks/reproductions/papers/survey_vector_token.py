@@ -7,12 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from embedworks.models import (
-    ContextLosses,
-    VectorDecoderSettings,
-    context_losses,
-    train_vector_decoder,
-)
 from embedworks.reproductions import (
     Arm,
     Comparison,
@@ -30,8 +24,10 @@ def _losses(
     seed: int, settings: Mapping[str, Any], context: Context
 ) -> dict[str, dict[str, float]]:
     """Return arm -> document -> nats per token of what follows; all arms at once."""
+    from embedworks.models import VectorDecoderSettings, context_losses, train_vector_decoder
+
     texts = passages(settings, seed)
-    lm, tokenizer = language_model(texts, settings, context, seed)
+    lm, tokenizer = language_model(texts.documents, settings, context, seed)
     frozen = FrozenVectors(settings["embedder"], cache=context.cache, device=context.device)
     first, follow = zip(*texts.train, strict=True)
     ids = list(texts.test)
@@ -40,7 +36,7 @@ def _losses(
     vectors, own = frozen(first), frozen(read)
     same = np.broadcast_to(known.mean(axis=0), own.shape)
 
-    def measured(given: np.ndarray, shown: Mapping[str, np.ndarray]) -> dict[str, ContextLosses]:
+    def measured(given: np.ndarray, shown: Mapping[str, np.ndarray]) -> dict[str, Any]:
         wanted = VectorDecoderSettings(
             slots=1, steps=settings["steps"], batch_size=settings["batch"],
             learning_rate=settings["lr"], max_tokens=settings["max_tokens"],
@@ -108,7 +104,7 @@ ENTRIES = (
             "gpu": {
                 "world": "abstracts", "rows": 40_000, "documents": 1000, "embedder": "minilm",
                 "vocabulary": 16_000, "dim": 512, "layers": 8, "heads": 8,
-                "lm": {"steps": 1500, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
+                "lm": {"steps": 1200, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
                        "precision": "bf16"},
                 "steps": 1000, "batch": 256, "lr": 1e-3, "max_tokens": 80,
             },
