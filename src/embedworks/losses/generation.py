@@ -57,7 +57,9 @@ class GenerationLoss(nn.Module):
     Args:
         model: A ``SentenceTransformer`` over a decoder whose output layer is tied.
         base: The loss of vectors, such as `ContrastiveLoss`; called with the same features.
-        weight: lambda of the second loss; 0 leaves it out.
+        weight: lambda of the second loss; 0 leaves it out. A larger one keeps more of the language
+            model and, in small models, takes from the vectors: see the reproduction
+            ``survey-grit``.
 
     Attributes:
         last: The two parts of the last batch, ``{"base": ..., "generation": ...}``.

@@ -66,7 +66,8 @@ class GenerateSettings(Settings):
     """A stage that keeps a decoder a language model beside its objective; see `GenerationLoss`."""
 
     weight: Annotated[float, Field(gt=0.0)] = 1.0
-    """Of the next-token loss of the documents, added to the stage's loss."""
+    """Of the next-token loss of the documents, added to the stage's loss. Raise it where the
+    language model matters more than the vectors."""
 
 
 class RankSettings(Settings):
