@@ -8,7 +8,8 @@ would make them, each durable when the call returns; this collection has no grap
 With ``--planned`` a collection of clustered vectors gets one, and the same searches run planned and
 exact, in turns of processes: queries one at a time and 200 together, under one filter each, which
 the first search evaluates. With ``--folder`` these collections are kept, and used again when they
-are there already: a run that was stopped goes on.
+are there already: a run that was stopped goes on. What a killed writer leaves is a record of its
+own, ``collection_kills.json``.
 """
 
 from __future__ import annotations
@@ -326,10 +327,15 @@ def main() -> None:
         result["changes"] = changes(path, arguments.rows, arguments.dim)
         result["opening_after_changes"] = in_child(path, arguments.dim, "embedworks")
     result["peak_memory_mb"] = peak_memory_mb()
-    if arguments.kills:
-        result["kills"] = kill_summary(arguments.kills)
     print(write_result("collection", result, arguments.out))
     print(json.dumps(result, indent=2))
+    if arguments.kills:
+        about = {name: result[name] for name in ("question", "machine", "versions")}
+        killed = {**about, **kill_summary(arguments.kills)}
+        out = arguments.out
+        out = out and out.with_name(f"{out.stem}_kills.json")
+        print(write_result("collection_kills", killed, out))
+        print(json.dumps(killed, indent=2))
 
 
 if __name__ == "__main__":

@@ -196,6 +196,26 @@ def test_a_process_scans_until_loading_the_other_plans_pays(built, monkeypatch):
     assert not graph._scans_once_more(1, graph.choices(1, 10, None))
 
 
+@pytest.mark.parametrize("limit", [{"_KEPT_FILTERS": 2}, {"_KEPT_ROWS": 2 * ROWS}])
+def test_only_so_many_filters_are_kept_and_each_keeps_its_rows(built, monkeypatch, limit):
+    for name, value in limit.items():
+        monkeypatch.setattr(_planned, name, value)
+    scans_cost(monkeypatch, 1e6)
+    collection, query = Collection.open(built), clustered(1, 2)[0]
+    for _ in range(2):
+        for year in range(2003, 2008):
+            where = f"year >= {year}"
+            hits = collection.search(vector=query, mode="dense", where=where)
+            assert len(hits) == 10
+            assert min(hit.attributes["year"] for hit in hits) >= year
+            kept = graph_of(collection)._kept
+            assert len(kept) <= 2
+            assert all(entry.ready is not None for entry in kept.values())
+    for more in range(100):  # other numbers of results are priced apart
+        collection.search(vector=query, mode="dense", where=where, k=10 + more)
+    assert all(len(e.choices) <= _planned._KEPT_CHOICES for e in kept.values())
+
+
 def test_opening_and_a_first_search_load_no_compiled_code(built):
     code = (
         "import sys, numpy as np\n"

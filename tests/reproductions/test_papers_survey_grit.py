@@ -63,7 +63,7 @@ def test_the_loss_of_both_is_the_sum_of_the_others():
 
 
 def test_a_very_small_run(tmp_path):
-    arms = ("both", "generate", "embed", "embed, causal", "start")
+    arms = ("both", "generate", "embed", "start")
     small = replace(
         ENTRY, arms=tuple(map(ENTRY.arm, arms)), seeds=2, scales={"mini": SMALL}, secondary=(),
         conditions=(Comparison.between("both", "embed", "ndcg@10"),),

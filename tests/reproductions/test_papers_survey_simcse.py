@@ -11,7 +11,7 @@ pytest.importorskip("sentence_transformers")
 
 from embedworks.data import Row, RowSet  # noqa: E402
 from embedworks.models import new_language_model, train_tokenizer  # noqa: E402
-from embedworks.reproductions import GradedWorld, ReproductionResult, reproduce  # noqa: E402
+from embedworks.reproductions import Context, GradedWorld, ReproductionResult, reproduce  # noqa: E402
 from embedworks.reproductions.papers import survey_simcse  # noqa: E402
 from embedworks.reproductions.papers.survey_simcse import (  # noqa: E402
     ENTRIES,
@@ -35,6 +35,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
+    survey_simcse._texts.cache_clear()
     rows = RowSet(Row(a, b, score=1.0) for a, b in zip(TEXTS[1::15], TEXTS[2::15]))
     monkeypatch.setattr(
         survey_simcse, "stsb_graded", lambda: GradedWorld("toy", rows, PAIRS[:10], PAIRS)
@@ -68,8 +69,9 @@ def _at_rate(run, rate):
     return at_rate
 
 
-def test_what_is_scored_is_not_among_the_sentences():
-    data = survey_simcse._data(SMALL, 0)
+def test_what_is_scored_is_not_among_the_sentences(tmp_path):
+    context = Context("mini", "test", {}, "cpu", tmp_path)
+    data = survey_simcse._data(SMALL, 0, context)
     scored = {text for part in data["pairs"].values() for a, b, _ in part for text in (a, b)}
     assert len(data["sentences"]) == 100
     assert not scored & set(data["sentences"])

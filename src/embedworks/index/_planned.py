@@ -41,6 +41,7 @@ _TARGET_RECALL = 0.95
 _MOST_CHANGED = 0.25  # share of rows added or removed up to which a graph is taken over
 _STALE = 0.1  # share from which `prepare` and `compact` build it anew
 _KEPT_FILTERS, _KEPT_CHOICES = 32, 64
+_KEPT_ROWS = 16_000_000  # in the filters kept, of which each row that passes may take four bytes
 _PLANS = ("codes", *WALKS)
 _LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
 _STEADY = ("codes", "lists")  # find as much under filters that point away from the query
@@ -346,7 +347,7 @@ class PlannedDense:
         if mask is None or not mask.flags.writeable:
             with self._lock:
                 self._kept[key] = passing
-                if len(self._kept) > _KEPT_FILTERS:
+                while len(self._kept) > max(1, min(_KEPT_FILTERS, _KEPT_ROWS // total)):
                     self._kept.popitem(last=False)
         return passing
 

@@ -339,15 +339,17 @@ def test_one_pause_does_not_cost_a_plan_its_place():
     assert 1.2 < planner.ratios["graph"] < 1.4
 
 
-def test_where_all_rows_pass_a_walk_may_miss_more():
-    def chosen(recall, selectivity, matching):
+def test_a_walk_over_all_rows_may_miss_more():
+    def chosen(plan, recall, selectivity, matching):
         points = tuple(
-            WalkPoint("post-filter", share, 64, recall if share == selectivity else 1.0, 1.0)
+            WalkPoint(plan, share, 64, recall if share == selectivity else 1.0, 1.0)
             for share in (0.5, 1.0)
         )
         return Planner(Calibration(1e3, 1e3, 1e3, 1e3, points)).choose(1000, matching, k=10).plan
 
-    assert chosen(0.981, 1.0, 1000) == "post-filter"  # misses less than two fifths of .05
-    assert chosen(0.979, 1.0, 1000) == "exact"
-    assert chosen(0.989, 0.5, 500) == "exact"
-    assert chosen(0.991, 0.5, 500) == "post-filter"  # a fifth
+    for plan in ("post-filter", "graph"):
+        assert chosen(plan, 0.981, 1.0, 1000) == plan  # misses less than two fifths of .05
+        assert chosen(plan, 0.979, 1.0, 1000) == "exact"
+    assert chosen("post-filter", 0.981, 0.5, 500) == "post-filter"
+    assert chosen("graph", 0.989, 0.5, 500) == "exact"
+    assert chosen("graph", 0.991, 0.5, 500) == "graph"  # a fifth

@@ -59,6 +59,7 @@ class Prepared:
     matching: float | None = None
     some: np.ndarray | None = None
     more: np.ndarray | None = None
+    _rows: np.ndarray | None = None
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -75,13 +76,16 @@ class Prepared:
         known = self.filter.cardinality()
         return known.minimum if known.exact and not self.removed else len(self.rows)
 
-    @cached_property
+    @property
     def rows(self) -> np.ndarray:
         """The rows that pass, int32."""
-        if self.filter is None:
-            return np.flatnonzero(self.alive).astype(np.int32)
-        rows = self.filter.rows()
-        return rows[self.alive[rows].view(bool)] if self.removed else rows
+        if self._rows is None:  # a cached property takes a lock, longer than a scan of few rows
+            if self.filter is None:
+                self._rows = np.flatnonzero(self.alive).astype(np.int32)
+            else:
+                rows = self.filter.rows()
+                self._rows = rows[self.alive[rows].view(bool)] if self.removed else rows
+        return self._rows
 
     @cached_property
     def run(self) -> tuple[str, int, int] | None:

@@ -223,7 +223,7 @@ class FilteredIndex:
         if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
             many = len(queries) >= _BATCH
-            if (many or ready.all_built) and len(queries) and ready.count:
+            if (many or where is None) and len(queries) and ready.count:
                 choice = self._choose(ready, k, plan, queries=len(queries) if many else 1)
                 if many and choice.plan == "exact":
                     ids, scores = self._plans.exact.search(queries, k, mask=ready.mask.view(bool))

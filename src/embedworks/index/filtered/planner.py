@@ -24,7 +24,7 @@ _SURPRISE = 2.0  # one observed time counts as at most so many times what was ex
 _MOST = 16.0  # and all of them move a prediction by at most so much
 _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
-_ALL_SHORTFALL = 0.4  # and two fifths where all rows pass: no other filter is harder
+_ALL_SHORTFALL = 0.4  # and two fifths where it goes over all rows: no other filter is harder
 _AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filters are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
@@ -163,7 +163,8 @@ class Planner:
     Args:
         calibration: What plans cost.
         target_recall: Recall@10 to aim for; a walk is used when it missed, on the queries it was
-            measured with, at most a fifth of what this allows, two fifths where all rows pass.
+            measured with, at most a fifth of what this allows, or two fifths if it goes over
+            all rows.
         learn: Whether observed times correct the predictions.
 
     Example:
@@ -315,7 +316,7 @@ class Planner:
                     recall = min(recall, point.away)  # they widen by themselves
                 elif point.selectivity < 1 and away:
                     recall = point.away
-                elif plan != "lists" and point.selectivity >= 1:
+                elif plan == "post-filter" or (plan != "lists" and point.selectivity >= 1):
                     part = _ALL_SHORTFALL
                 needed = 1 - (1 - self.target_recall) * part
                 held = best.get(point.selectivity)

@@ -13,7 +13,7 @@ from embedworks.reproductions import Context, acl_retrieval, read_records
 
 __all__ = ["Passages", "language_model", "passages"]
 
-_WORDS, _FOLLOWING = 48, 32
+_WORDS, _FOLLOWING, _TOKENIZER = 48, 32, 10_000
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def language_model(
     """Return a causal language model trained from scratch on texts, and its tokenizer."""
     from embedworks.training import LanguageModelSettings, train_language_model
 
-    tokenizer = train_tokenizer(list(texts), settings["vocabulary"], max_tokens=512)
+    tokenizer = train_tokenizer(texts[:_TOKENIZER], settings["vocabulary"], max_tokens=512)
     model = new_language_model(
         "llama", tokenizer, dim=settings["dim"], layers=settings["layers"],
         heads=settings["heads"], max_tokens=512, seed=seed,

@@ -246,16 +246,16 @@ ENTRIES = (
         tuning=Tuning({"lr": (1e-4, 3e-4)}, metric="quality"),
         scales={
             "mini": {
-                "world": "captions", "rows": 1000, "documents": 600, "queries": 600,
-                "ranked": {"validation": 100, "test": 200}, "text_characters": 200,
+                "world": "captions", "rows": 400, "documents": 400, "queries": 400,
+                "ranked": {"validation": 60, "test": 100}, "text_characters": 200,
                 "margin": 0.95, "weight": 0.5,
-                "steps": 30, "batch": 16, "others": 2, "read": 32,
+                "steps": 20, "batch": 12, "others": 1, "read": 32,
             },
             "gpu": {
-                "world": "titles", "rows": 12_000, "documents": 5000, "queries": 2000,
-                "ranked": {"validation": 400, "test": 1500}, "text_characters": 600,
+                "world": "titles", "rows": 5000, "documents": 2500, "queries": 1500,
+                "ranked": {"validation": 300, "test": 1000}, "text_characters": 600,
                 "margin": 0.95, "weight": 0.5,
-                "steps": 500, "batch": 32, "others": 3, "read": 256,
+                "steps": 250, "batch": 32, "others": 3, "read": 256,
             },
         },
         setup="Every model starts from all-MiniLM-L6-v2 and trains its layers, not its token "

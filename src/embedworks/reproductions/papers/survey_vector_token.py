@@ -96,17 +96,17 @@ ENTRIES = (
         seeds=3,
         scales={
             "mini": {
-                "world": "captions", "rows": 8000, "documents": 400, "embedder": "minilm",
-                "vocabulary": 2000, "dim": 128, "layers": 3, "heads": 4,
-                "lm": {"steps": 250, "batch_size": 32, "length": 64, "learning_rate": 3e-3},
-                "steps": 250, "batch": 64, "lr": 2e-3, "max_tokens": 32,
+                "world": "captions", "rows": 3000, "documents": 300, "embedder": "minilm",
+                "vocabulary": 1000, "dim": 96, "layers": 2, "heads": 4,
+                "lm": {"steps": 300, "batch_size": 16, "length": 64, "learning_rate": 3e-3},
+                "steps": 150, "batch": 48, "lr": 2e-3, "max_tokens": 32,
             },
             "gpu": {
                 "world": "abstracts", "rows": 40_000, "documents": 1000, "embedder": "minilm",
-                "vocabulary": 16_000, "dim": 512, "layers": 8, "heads": 8,
-                "lm": {"steps": 1200, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
+                "vocabulary": 8000, "dim": 384, "layers": 6, "heads": 6,
+                "lm": {"steps": 1500, "batch_size": 64, "length": 256, "learning_rate": 1e-3,
                        "precision": "bf16"},
-                "steps": 1000, "batch": 256, "lr": 1e-3, "max_tokens": 80,
+                "steps": 800, "batch": 256, "lr": 1e-3, "max_tokens": 80,
             },
         },
         setup="A causal language model for each seed is trained from scratch on the captions of a "
