@@ -177,7 +177,7 @@ def test_what_the_planner_believes_changes_only_speed(index):
     try:
         for _ in range(25):
             walks = tuple(
-                WalkPoint(plan, share, int(rng.integers(1, 40)), 1.0, 10 ** rng.uniform(-2, 4))
+                WalkPoint(plan, share, int(rng.integers(1, 40)), 1.0, 10 ** rng.uniform(-2, 4), 1.0)
                 for plan in ("lists", "post-filter", "graph", "two-hop")
                 for share in (10 ** rng.uniform(-4, 0, 3)).tolist()
             )
@@ -275,7 +275,10 @@ def test_the_explanation_shows_every_plan(index):
 
 
 def test_the_planner_learns_from_what_it_saw():
-    walks = (WalkPoint("graph", 0.5, 16, 1.0, 50.0), WalkPoint("graph", 0.01, 16, 1.0, 50.0))
+    walks = (
+        WalkPoint("graph", 0.5, 16, 1.0, 50.0, 1.0),
+        WalkPoint("graph", 0.01, 16, 1.0, 50.0, 1.0),
+    )
     planner = Planner(Calibration(10, 0.1, 0.05, 0.05, walks))
     first = planner.choose(100_000, 5000, k=10)
     assert (first.plan, first.ef, round(first.microseconds, 6)) == ("graph", 16, 50.0)
@@ -297,7 +300,7 @@ def test_filters_that_have_nothing_to_do_with_the_vectors_rarely_seem_to_point_a
 
 
 def test_the_exact_plan_of_a_batch_is_priced_as_the_product_it_is():
-    walks = tuple(WalkPoint("graph", share, 16, 1.0, 300.0) for share in (0.005, 1.0))
+    walks = tuple(WalkPoint("graph", share, 16, 1.0, 300.0, 1.0) for share in (0.005, 1.0))
     scans = tuple(
         ScanPoint(queries, rows, copied, cost * rows / queries**0.5)
         for queries in (1, 8, 64)
@@ -331,7 +334,10 @@ def test_scans_are_measured_where_there_is_something_else_to_choose(index):
 
 
 def test_one_pause_does_not_cost_a_plan_its_place():
-    walks = (WalkPoint("graph", 0.5, 16, 1.0, 50.0), WalkPoint("graph", 0.01, 16, 1.0, 50.0))
+    walks = (
+        WalkPoint("graph", 0.5, 16, 1.0, 50.0, 1.0),
+        WalkPoint("graph", 0.01, 16, 1.0, 50.0, 1.0),
+    )
     planner = Planner(Calibration(10, 0.02, 0.01, 1.0, walks))  # exact: 110 microseconds
     for _ in range(3):
         planner.observe(planner.choose(100_000, 5000, k=10), 1e6)
@@ -339,17 +345,22 @@ def test_one_pause_does_not_cost_a_plan_its_place():
     assert 1.2 < planner.ratios["graph"] < 1.4
 
 
-def test_a_walk_over_all_rows_may_miss_more():
-    def chosen(plan, recall, selectivity, matching):
+def test_what_a_walk_may_miss_depends_on_what_the_filter_can_do_to_it():
+    def chosen(plan, recall, selectivity, matching, away=None):
         points = tuple(
-            WalkPoint(plan, share, 64, recall if share == selectivity else 1.0, 1.0)
+            WalkPoint(plan, share, 64, *((recall, 1.0, recall if away is None else away)
+                                         if share == selectivity else (1.0, 1.0, 1.0)))
             for share in (0.5, 1.0)
-        )
+        )  # fmt: skip
         return Planner(Calibration(1e3, 1e3, 1e3, 1e3, points)).choose(1000, matching, k=10).plan
 
     for plan in ("post-filter", "graph"):
         assert chosen(plan, 0.981, 1.0, 1000) == plan  # misses less than two fifths of .05
         assert chosen(plan, 0.979, 1.0, 1000) == "exact"
-    assert chosen("post-filter", 0.981, 0.5, 500) == "post-filter"
-    assert chosen("graph", 0.989, 0.5, 500) == "exact"
-    assert chosen("graph", 0.991, 0.5, 500) == "graph"  # a fifth
+    assert chosen("post-filter", 0.981, 0.5, 500, away=0.0) == "post-filter"
+    assert chosen("lists", 0.991, 0.5, 500) == "lists"  # a fifth
+    assert chosen("lists", 0.989, 0.5, 500) == "exact"
+    assert chosen("graph", 0.998, 0.5, 500) == "graph"  # a twentieth
+    assert chosen("graph", 0.997, 0.5, 500) == "exact"
+    for plan in ("lists", "graph", "two-hop"):
+        assert chosen(plan, 1.0, 0.5, 500, away=0.5) == "exact"

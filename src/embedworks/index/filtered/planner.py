@@ -25,7 +25,7 @@ _MOST = 16.0  # and all of them move a prediction by at most so much
 _DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
 _ALL_SHORTFALL = 0.4  # and two fifths where it goes over all rows: no other filter is harder
-_AWAY_SHORTFALL = 0.05  # and a twentieth where filters point away: other filters are harder too
+_AWAY_SHORTFALL = 0.05  # and a twentieth where the filter steers it: others are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
 _INSTANT = 1e-3  # microseconds: no walk is faster, whatever a record says
@@ -164,12 +164,12 @@ class Planner:
         calibration: What plans cost.
         target_recall: Recall@10 to aim for; a walk is used when it missed, on the queries it was
             measured with, at most a fifth of what this allows, or two fifths if it goes over
-            all rows.
+            all rows; one that the filter steers a twentieth, also where filters point away.
         learn: Whether observed times correct the predictions.
 
     Example:
-        >>> planner = Planner(Calibration(walks=(WalkPoint("graph", 0.5, 16, 1.0, 60.0),
-        ...                                      WalkPoint("graph", 0.05, 16, 1.0, 300.0))))
+        >>> planner = Planner(Calibration(walks=(WalkPoint("graph", 0.5, 16, 1.0, 60.0, 1.0),
+        ...                                      WalkPoint("graph", 0.05, 16, 1.0, 300.0, 1.0))))
         >>> planner.choose(100_000, 500, k=10).plan, planner.choose(100_000, 40_000, k=10).plan
         ('exact', 'graph')
     """
@@ -307,17 +307,15 @@ class Planner:
         key = plan, away, self.target_recall
         if key not in self._points:
             best: dict[float, WalkPoint] = {}
-            allowed = _AWAY_SHORTFALL if away and plan != "lists" else _SHORTFALL
             for point in self.calibration.walks:
                 if point.plan != plan or point.selectivity <= 0:
                     continue
-                recall, part = point.recall, allowed
-                if plan == "lists" and point.selectivity < 1:
-                    recall = min(recall, point.away)  # they widen by themselves
-                elif point.selectivity < 1 and away:
-                    recall = point.away
-                elif plan == "post-filter" or (plan != "lists" and point.selectivity >= 1):
-                    part = _ALL_SHORTFALL
+                recall, some = point.recall, point.selectivity < 1
+                part = _SHORTFALL if plan == "lists" else _ALL_SHORTFALL
+                if some and plan in ("graph", "two-hop"):
+                    part = _AWAY_SHORTFALL
+                if some and (away or plan != "post-filter"):  # that one shows when it fails
+                    recall = min(recall, point.away)
                 needed = 1 - (1 - self.target_recall) * part
                 held = best.get(point.selectivity)
                 if recall >= needed and (held is None or point.ef < held.ef):
