@@ -112,11 +112,14 @@ class Choice:
         plan: ``"empty"``, ``"exact"``, ``"run"``, ``"codes"`` or one of `WALKS`.
         microseconds: Predicted time of one query.
         ef: Width of the walk, 0 for the others.
+        octave: Logarithm to base 2 of the number of rows that pass, rounded; what is learned from
+            the time it takes counts there.
     """
 
     plan: str
     microseconds: float
     ef: float = 0
+    octave: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class Planner:
             measured with, at most a fifth of what this allows, or two fifths if it goes over
             all rows; one that the filter steers a twentieth, also where filters point away.
         learn: Whether observed times correct the predictions.
+        ratios: By plan and octave of rows that pass, what observed times are of predicted ones.
 
     Example:
         >>> planner = Planner(Calibration(walks=(WalkPoint("graph", 0.5, 16, 1.0, 60.0, 1.0),
@@ -177,9 +181,9 @@ class Planner:
     calibration: Calibration
     target_recall: float = 0.95
     learn: bool = True
-    ratios: dict[str, float] = field(default_factory=dict)
+    ratios: dict[tuple[str, int], float] = field(default_factory=dict)
     _kept: dict[tuple[Any, ...], Choice] = field(default_factory=dict, repr=False)
-    _kept_ratios: dict[str, float] = field(default_factory=dict, repr=False)
+    _kept_ratios: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     _read: Calibration | None = field(default=None, repr=False)
     _points: dict[tuple[str, bool, float], tuple[WalkPoint, ...]] = field(
         default_factory=dict, repr=False
@@ -221,8 +225,11 @@ class Planner:
             walk = self._walk(plan, matching / max(1, rows), k, away=away)
             if walk is not None:
                 found.append(walk)
-        ratios = {**self.ratios, "exact": 1.0} if together else self.ratios
-        corrected = [Choice(c.plan, c.microseconds * ratios.get(c.plan, 1.0), c.ef) for c in found]
+        octave, corrected = round(math.log2(matching + 1)), []
+        for c in found:
+            known = c.plan != "exact" or not together
+            ratio = self.ratios.get((c.plan, octave), 1.0) if known else 1.0
+            corrected.append(Choice(c.plan, c.microseconds * ratio, c.ef, octave))
         return sorted(corrected, key=lambda c: (c.microseconds, c.plan))
 
     def choose(
@@ -266,17 +273,21 @@ class Planner:
         self._kept.clear()
 
     def observe(self, choice: Choice, microseconds: float) -> None:
-        """Correct the predictions of a plan by one observed time."""
+        """Correct the predictions of a plan, for about as many passing rows, by one observed time.
+
+        What a plan costs beyond its calibration depends on how many rows pass; one number for a
+        plan would keep it from being tried where it is good after a few queries where it is bad.
+        """
         if not self.learn or choice.microseconds <= 0:
             return
-        ratio = self.ratios.get(choice.plan, 1.0)
-        expected = choice.microseconds / self._kept_ratios.get(choice.plan, 1.0)
+        key = choice.plan, choice.octave
+        ratio, before = self.ratios.get(key, 1.0), self._kept_ratios.get(key, 1.0)
+        expected = choice.microseconds / before
         # One pause of the process must not cost a plan its place: it would never be tried again.
         seen = min(_SURPRISE * ratio, max(ratio / _SURPRISE, microseconds / expected))
         learned = (1 - _LEARNING_RATE) * ratio + _LEARNING_RATE * seen
         learned = min(_MOST, max(1 / _MOST, learned))
-        self.ratios[choice.plan] = learned
-        before = self._kept_ratios.get(choice.plan, 1.0)
+        self.ratios[key] = learned
         if not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
             self._kept.clear()
 
