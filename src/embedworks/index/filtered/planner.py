@@ -7,8 +7,8 @@ the walks' costs and recalls are kept as they were measured and interpolated ove
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from embedworks.errors import FormatError
@@ -22,7 +22,8 @@ _LEARNING_RATE = 0.1
 _STEPS = 8  # choices are kept for numbers of matching rows that differ by a ninth or less
 _SURPRISE = 2.0  # one observed time counts as at most so many times what was expected
 _MOST = 16.0  # and all of them move a prediction by at most so much
-_DRIFT = 0.1  # and made anew when a plan's correction has moved by so much
+_DRIFT = 0.2  # and made anew when a plan's correction has moved by so much
+_MOST_KEPT = 4096
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
 _ALL_SHORTFALL = 0.4  # and two fifths where it goes over all rows: no other filter is harder
 _AWAY_SHORTFALL = 0.05  # and a twentieth where the filter steers it: others are harder too
@@ -184,6 +185,7 @@ class Planner:
     ratios: dict[tuple[str, int], float] = field(default_factory=dict)
     _kept: dict[tuple[Any, ...], Choice] = field(default_factory=dict, repr=False)
     _kept_ratios: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
+    _prices: dict[tuple[Any, ...], list[Choice]] = field(default_factory=dict, repr=False)
     _read: Calibration | None = field(default=None, repr=False)
     _points: dict[tuple[str, bool, float], tuple[WalkPoint, ...]] = field(
         default_factory=dict, repr=False
@@ -212,24 +214,46 @@ class Planner:
             queries: How many are asked together. From two on the exact plan is a matrix product
                 that they share, which a run of an ordered copy adds nothing to.
         """
+        priced = self._priced(rows, matching, k=k, run=run, codes=codes, away=away, queries=queries)
+        return self._corrected(priced, queries > 1)
+
+    def _priced(
+        self,
+        rows: int,
+        matching: float,
+        *,
+        k: int,
+        run: bool,
+        codes: bool,
+        away: bool,
+        queries: int,
+    ) -> list[Choice]:
+        """Return every plan that can answer, with what the calibration says it costs."""
         if matching <= 0:
             return [Choice("empty", 0.0)]
+        octave = round(math.log2(matching + 1))
         cost, together = self.calibration, queries > 1
         exact = cost.exact(rows, matching, queries=queries) if together else cost.alone(matching)
-        found = [Choice("exact", exact)]
+        found = [Choice("exact", exact, octave=octave)]
         if run and not together:
-            found.append(Choice("run", cost.base + cost.per_run_row * matching))
+            found.append(Choice("run", cost.base + cost.per_run_row * matching, octave=octave))
         if codes and matching > _CODES_FROM * k:
-            found.append(Choice("codes", 2 * cost.base + cost.per_code_row * matching))
+            spent = 2 * cost.base + cost.per_code_row * matching
+            found.append(Choice("codes", spent, octave=octave))
         for plan in WALKS:
             walk = self._walk(plan, matching / max(1, rows), k, away=away)
             if walk is not None:
-                found.append(walk)
-        octave, corrected = round(math.log2(matching + 1)), []
-        for c in found:
-            known = c.plan != "exact" or not together
-            ratio = self.ratios.get((c.plan, octave), 1.0) if known else 1.0
-            corrected.append(Choice(c.plan, c.microseconds * ratio, c.ef, octave))
+                found.append(replace(walk, octave=octave))
+        return found
+
+    def _corrected(self, priced: Sequence[Choice], together: bool) -> list[Choice]:
+        """Return priced choices with what was learned about them, cheapest first."""
+        corrected = []
+        for c in priced:
+            ratio = self.ratios.get((c.plan, c.octave), 1.0)
+            if together and c.plan == "exact":
+                ratio = 1.0  # learned from queries alone
+            corrected.append(Choice(c.plan, c.microseconds * ratio, c.ef, c.octave))
         return sorted(corrected, key=lambda c: (c.microseconds, c.plan))
 
     def choose(
@@ -248,14 +272,19 @@ class Planner:
         Choices are kept: nearby numbers of matching rows get the same one, with its cost.
         """
         size, many = (round(_STEPS * math.log2(n + 1)) for n in (matching, queries))
-        key = rows, size, k, run, codes, away, many
+        key = rows, size, k, run, codes, away, many, self.target_recall
         found = self._kept.get(key)
         if found is None:
             if not self._kept:
                 self._kept_ratios = dict(self.ratios)
-            choices = self.choices(
-                rows, matching, k=k, run=run, codes=codes, away=away, queries=queries
-            )
+            priced = self._prices.get(key)
+            if priced is None:
+                if len(self._prices) >= _MOST_KEPT:
+                    self._prices.clear()
+                priced = self._prices[key] = self._priced(
+                    rows, matching, k=k, run=run, codes=codes, away=away, queries=queries
+                )
+            choices = self._corrected(priced, queries > 1)
             nearly = choices[0].microseconds * _EXACT_PREFERENCE
             sure = (c for c in choices if not c.ef and c.plan != "codes")
             found = next((c for c in sure if c.microseconds <= nearly), choices[0])
@@ -271,6 +300,7 @@ class Planner:
         """Drop what was learned and kept, after a new calibration."""
         self.ratios.clear()
         self._kept.clear()
+        self._prices.clear()
 
     def observe(self, choice: Choice, microseconds: float) -> None:
         """Correct the predictions of a plan, for about as many passing rows, by one observed time.
