@@ -43,6 +43,7 @@ _KEPT_FILTERS = 32
 _BATCH = 8  # queries under one filter from which an exact plan is a matrix product
 _FEW = 128  # rows that are scanned without asking the planner: nothing else is cheaper
 _FILTER = (str, Condition)
+_FLOAT32 = np.dtype(np.float32)
 _EXACT, _EMPTY = Choice("exact", 0.0), Choice("empty", 0.0)
 
 
@@ -220,6 +221,9 @@ class FilteredIndex:
         if plan not in PLANS:
             check_choice(plan, PLANS, name="plan")
         queries, margins = self._prepare(queries)
+        if len(queries) == 1 and isinstance(where, _FILTER):
+            rows, scores, name = self._one(queries[0], margins[0], k, self._ready(where), plan)
+            return Neighbors([rows], [scores], [name])
         if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
             many = len(queries) >= _BATCH
@@ -349,11 +353,10 @@ class FilteredIndex:
     def _prepare(self, queries: np.ndarray) -> tuple[np.ndarray, list[float]]:
         """Return checked queries, of unit length under cosine, and their error bounds."""
         width, unit = self.vectors.shape[1], self.similarity == "cosine"
-        ready = isinstance(queries, np.ndarray) and queries.dtype == np.float32
+        ready = isinstance(queries, np.ndarray) and queries.dtype is _FLOAT32
         if not (ready and queries.shape[1:] == (width,) and queries.flags.c_contiguous):
             queries = check_vectors(queries, name="queries", dim=width, allow_empty=True)
-        prepared = np.empty_like(queries)
-        margins = np.empty(len(queries), dtype=np.float32)
+        prepared, margins = np.empty(queries.shape, _FLOAT32), np.empty(len(queries), _FLOAT32)
         if kernels.prepare(queries, unit, self._largest, prepared, margins):
             check_vectors(queries, name="queries", dim=width)
             raise InputError("A query is a zero vector: cosine similarity is not defined.")
