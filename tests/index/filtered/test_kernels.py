@@ -32,6 +32,7 @@ def test_the_best_rows_are_found_in_order_among_equal_ones_too(kinds, k):
 
 
 def test_nothing_is_wanted_of_no_rows():
-    nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    beside = np.full(2, 7, dtype=np.int64), np.full(2, 7, dtype=np.float32)
     vectors, no_rows = np.ones((2, 3), dtype=np.float32), np.empty(0, dtype=np.int32)
-    best_of_rows(vectors, vectors[0], no_rows, 0.0, *nothing)
+    best_of_rows(vectors, vectors[0], no_rows, 0.0, *(part[:0] for part in beside))
+    assert [part.tolist() for part in beside] == [[7, 7], [7, 7]]

@@ -364,7 +364,7 @@ class Plans:
 
         Returns:
             ``(rows, scores, counts)``, as `SearchGraph.search` does: a query with a count below
-            ``min(k, matching)`` is for the scan.
+            ``min(k, matching)`` is for another plan.
         """
         k, width = min(k, ready.count), self._width(k, ready, choice)
         if width > _WIDEST:

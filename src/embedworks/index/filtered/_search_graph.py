@@ -188,7 +188,7 @@ def nearest(
 
 
 @compile_kernel(
-    _i64,
+    types.void,
     _codes,
     _scales,
     _rows,
@@ -227,7 +227,7 @@ def nearest_each(
     best_rows: np.ndarray,
     best_scores: np.ndarray,
     counts: np.ndarray,
-) -> int:
+) -> None:
     """Search for many queries in one call: walk, drop what does not pass, score exactly.
 
     Args beyond those of `nearest`:
@@ -240,14 +240,10 @@ def nearest_each(
         best_rows: Room for the results, int64 (Q, k).
         best_scores: Room for their exact scores, float32 (Q, k).
         counts: Room for how many results each query has, int64 (Q,).
-
-    Returns:
-        The smallest count, or k when there are no queries.
     """
     keys = np.empty(ef, dtype=np.int64)
     fresh, found = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.float32)
     rows, scores = np.empty(keep, dtype=np.int32), np.empty(keep, dtype=np.float32)
-    fewest = best_rows.shape[1]
     for number in range(len(queries)):
         query = queries[number]
         code = _round_query(query)
@@ -267,8 +263,6 @@ def nearest_each(
         finish(vectors, query, kept, wanted, _f32(0.0), rows, scores, best_rows[number],
                best_scores[number])  # fmt: skip
         counts[number] = wanted
-        fewest = min(fewest, wanted)
-    return fewest
 
 
 @compile_kernel(types.int32[::1], _links, _rows, types.int64[::1])

@@ -293,7 +293,7 @@ class Planner:
 
     def lists(self, rows: int, matching: float, *, k: int) -> Choice:
         """Return the lists plan, which finds something where a walk over all rows gave up."""
-        walk = self._walk("lists", matching / max(1, rows), k, away=True)
+        walk = self._walk("lists", matching / max(1, rows), k, away=False)
         return walk or Choice("lists", 0.0, _LISTS_WIDTH)
 
     def forget(self) -> None:
