@@ -171,9 +171,6 @@ def test_filters_that_point_away_from_the_query(built, monkeypatch):
     for query in clustered(20, 31):
         scores = collection.vectors @ query
         mask = scores < np.quantile(scores, 0.4)
-        for passing, away in ((mask, True), (~mask, False)):
-            ready = planned._ready(planned._passing(passing))
-            assert planned._plans.points_away(query, ready) == away
         truth = exact.search(query[None], 10, mask=mask)[0][0]
         rows = planned.search(query[None], 10, mask)[0][0]
         assert mask[rows].all()

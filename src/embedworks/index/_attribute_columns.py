@@ -30,6 +30,7 @@ class SortedColumn:
         self.rank[self.order] = np.arange(total, dtype=np.int32)
         counts = np.bincount(codes, minlength=len(self.distinct))[: len(self.distinct)]
         self.offsets: list[int] = [0, *np.cumsum(counts).tolist()]
+        self.whole = not isinstance(self.distinct, list) and self.distinct.dtype == np.int64
         if isinstance(self.distinct, list):
             self._places = {value: place for place, value in enumerate(self.distinct)}
 
@@ -57,7 +58,7 @@ class SortedColumn:
             return self.offsets[find(self.distinct, value)]
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return 0 if value < 0 else self.offsets[-1]
-        return self.offsets[int(self.distinct.searchsorted(value, side))]
+        return self.offsets[self.distinct.searchsorted(value, side)]
 
 
 def _codes(array: pa.Array, kind: str) -> tuple[np.ndarray, np.ndarray | list[str]]:

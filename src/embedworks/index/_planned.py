@@ -44,7 +44,6 @@ _KEPT_FILTERS, _KEPT_CHOICES = 32, 64
 _KEPT_ROWS = 16_000_000  # in the filters kept, of which each row that passes may take four bytes
 _PLANS = ("codes", *WALKS)
 _LOADING = 1_000_000.0  # microseconds until the compiled code of the other plans is loaded
-_STEADY = ("codes", "lists")  # find as much under filters that point away from the query
 _WALKED = {
     "codes": "scan the int8 codes of the rows that pass",
     "lists": "scan the codes in the inverted lists nearest to the query",
@@ -84,7 +83,7 @@ class _Passing:
     matching: int
     late: int
     ready: Prepared | None = None
-    choices: dict[tuple[int, int, bool], list[Choice]] = field(default_factory=dict)
+    choices: dict[tuple[int, int], list[Choice]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,20 +214,7 @@ class PlannedDense:
         scans = choices[0].plan == "exact" or not count or not queries.any(axis=1).all()
         if scans or self._scans_once_more(count, choices):
             return list(zip(*self.exact.search(vectors, k, mask=mask, allow_zero=True)))
-        plans, ready = self._plans, self._ready(passing)
-        away = np.zeros(count, dtype=bool)
-        if choices[0].plan not in _STEADY:
-            away[:] = [plans.points_away(query, ready) for query in queries]
-        found: list[np.ndarray | None] = [None] * count
-        for apart in (False, True):
-            numbers = np.flatnonzero(away == apart)
-            if not len(numbers):
-                continue
-            choice = self._choices(len(numbers), k, passing, away=True)[0] if apart else choices[0]
-            if choice.plan == "exact":
-                continue
-            for number, rows in zip(numbers, self._walk(queries[numbers], k, ready, choice)):
-                found[number] = rows
+        found = list(self._walk(queries, k, self._ready(passing), choices[0]))
         results = self._in_order(queries, found)
         missed = [place for place, rows in enumerate(found) if rows is None]
         if missed:
@@ -238,7 +224,7 @@ class PlannedDense:
         return results
 
     def choices(
-        self, queries: int, k: int, mask: np.ndarray | None, *, away: bool = False
+        self, queries: int, k: int, mask: np.ndarray | None
     ) -> list[Choice]:
         """Return the possible plans with their predicted cost per query, cheapest first.
 
@@ -246,28 +232,26 @@ class PlannedDense:
             queries: How many are asked together.
             k: Results wanted.
             mask: Rows that pass; None is all.
-            away: Whether the filter points away from the queries. Then a walk must have been
-                measured to find enough there too.
         """
-        return self._choices(queries, k, self._passing(mask), away=away)
+        return self._choices(queries, k, self._passing(mask))
 
     def _choices(
-        self, queries: int, k: int, passing: _Passing, *, away: bool = False
+        self, queries: int, k: int, passing: _Passing
     ) -> list[Choice]:
-        key = queries, k, away
+        key = queries, k
         if key not in passing.choices:
             if len(passing.choices) >= _KEPT_CHOICES:
                 passing.choices.clear()
-            passing.choices[key] = self._priced(max(1, queries), k, passing, away=away)
+            passing.choices[key] = self._priced(max(1, queries), k, passing)
         return passing.choices[key]
 
-    def _priced(self, queries: int, k: int, passing: _Passing, *, away: bool) -> list[Choice]:
+    def _priced(self, queries: int, k: int, passing: _Passing) -> list[Choice]:
         total, matching = len(self.exact), passing.matching
         exact = Choice("exact", self.calibration.exact(total, matching, queries=queries))
         if matching <= k or not self._sound:
             return [exact]
         beside = self.calibration.per_row * passing.late
-        found = self._planner.choices(total, matching, k=k, codes=True, away=away)
+        found = self._planner.choices(total, matching, k=k, codes=True)
         others = [
             Choice(choice.plan, choice.microseconds + beside, choice.ef)
             for choice in found

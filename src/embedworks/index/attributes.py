@@ -48,6 +48,7 @@ _FEW = 4096  # rows that are tested one by one rather than through a mask of all
 _PROBE = 240  # looking a row up in a list costs as much as writing so many of the list to a mask
 _CLEAR = 12  # and as making an empty mask of so many times more rows
 _NONE = np.empty(0, dtype=np.int32)
+_JOINS, _NUMBER = (And, Or), (int, float)  # as unions they would be made anew for every filter
 
 
 class Cardinality(NamedTuple):
@@ -321,7 +322,7 @@ class AttributeTable:
     def _compile(self, condition: Condition, *, negated: bool) -> Filter:
         if isinstance(condition, Not):
             return self._compile(condition.part, negated=not negated)
-        if isinstance(condition, And | Or):
+        if isinstance(condition, _JOINS):
             parts = tuple(self._compile(part, negated=negated) for part in condition.parts)
             return _Joined(parts, len(self), any=isinstance(condition, Or) != negated)
         return self._leaf(condition, negated)
@@ -352,9 +353,9 @@ class AttributeTable:
                 return _complement([column.run("=", value)], column.known)
             return _joined([column.run(operator, value)])
         if isinstance(predicate, Between):
-            low = column.run(*self._value(predicate, column, ">=", predicate.low))
-            high = column.run(*self._value(predicate, column, "<=", predicate.high))
-            return _joined([(max(low[0], high[0]), min(low[1], high[1]))])
+            start, _ = column.run(*self._value(predicate, column, ">=", predicate.low))
+            _, end = column.run(*self._value(predicate, column, "<=", predicate.high))
+            return [(start, end)] if start < end else []
         if isinstance(predicate, In):
             values = [self._value(predicate, column, "=", value) for value in predicate.values]
             return _joined([column.run(*value) for value in set(values)])
@@ -373,8 +374,8 @@ class AttributeTable:
             return operator, value
         if kind == "true/false" and isinstance(value, bool) and operator in ("=", "!="):
             return operator, int(value)
-        if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool):
-            if isinstance(column.distinct, list) or column.distinct.dtype == np.float64:
+        if kind == "number" and isinstance(value, _NUMBER) and not isinstance(value, bool):
+            if not column.whole:
                 return operator, float(value)
             if isinstance(value, int) or value.is_integer():
                 return operator, int(value)

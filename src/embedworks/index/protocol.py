@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 Where = str | Condition | None | Sequence[str | Condition | None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Neighbors:
     """The nearest rows of Q queries.
 

@@ -93,20 +93,6 @@ def test_vectors_that_are_ready_are_kept_and_others_copied(similarity):
         np.testing.assert_allclose(built.vectors, ready, atol=1e-6)
 
 
-def test_points_away_says_whether_the_filter_leaves_the_far_rows():
-    vectors = rows_and_vectors()[0]
-    query = vectors[7]
-    near = vectors @ query > 0
-    index = FilteredIndex.build(vectors, pa.table({"near": near}), ef_construction=40)
-    for where, expected in [
-        ("near = TRUE", (False, True)),
-        ("near = FALSE", (True, False)),
-        (None, (False, False)),
-    ]:
-        ready = index._ready(where)
-        assert tuple(index._plans.points_away(q, ready) for q in (query, -query)) == expected
-
-
 @pytest.mark.parametrize("where", FILTERS)
 @pytest.mark.parametrize(
     "plan", ["auto", "exact", "codes", "lists", "post-filter", "graph", "two-hop"]
@@ -288,16 +274,6 @@ def test_the_planner_learns_from_what_it_saw():
     assert planner.choose(100_000, 5000, k=10).plan == "exact"
     assert planner.choose(100_000, 40_000, k=10).plan == "graph"  # not seen there
     assert planner.choose(100_000, 0, k=10).plan == "empty"
-
-
-def test_filters_that_have_nothing_to_do_with_the_vectors_rarely_seem_to_point_away(index):
-    rng, plans = np.random.default_rng(3), index._plans
-    alarms = []
-    for query in rng.normal(size=(300, DIM)).astype(np.float32):
-        mask = rng.random(ROWS) < 0.5
-        chance = Bitmap(mask, int(mask.sum()))
-        alarms.append(plans.points_away(query, Prepared(None, chance, mask, False, ROWS)))
-    assert np.mean(alarms) < 0.02  # one standard error alone: 0.16
 
 
 def test_the_exact_plan_of_a_batch_is_priced_as_the_product_it_is():

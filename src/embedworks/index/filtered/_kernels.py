@@ -16,7 +16,8 @@ from embedworks._core.kernels import compile_kernel, fetch_item, fetch_row
 from embedworks.index.filtered._heaps import _offer, _pop, _push, _worse
 
 __all__ = [
-    "best_of_rows", "finish", "leaning", "prepare", "scan_codes", "scan_rows", "scan_run", "walk",
+    "best_of_rows", "finish", "prepare", "prepare_and_scan", "scan_codes", "scan_rows", "scan_run",
+    "walk",
 ]  # fmt: skip
 
 
@@ -93,6 +94,22 @@ def _dot8(a: Any, b: Any) -> Any:
     return total
 
 
+@njit
+def _prepare(query: Any, unit: Any, largest: Any, prepared: Any) -> Any:
+    """Do what `prepare` does for one query; returns its margin, or -1."""
+    width, total = len(query), 0.0
+    for place in range(width):
+        total += np.float64(query[place]) * np.float64(query[place])
+    if not np.isfinite(total) or (unit and total == 0.0):
+        return np.float32(-1.0)
+    length = np.sqrt(total)
+    scale = 1.0 / length if unit else 1.0
+    for place in range(width):
+        prepared[place] = np.float32(query[place] * scale)
+    error = 2.0 * (width + 4) * 2.0**-24 * (length * scale) * largest
+    return np.float32(min(error, 3.4e38))
+
+
 @compile_kernel(_i64, _vectors, types.boolean, types.float64, types.float32[:, ::1], _scores)
 def prepare(
     queries: np.ndarray, unit: bool, largest: float, prepared: np.ndarray, margins: np.ndarray
@@ -109,19 +126,11 @@ def prepare(
     Returns:
         0, or 1 when a value is not finite, or a vector is zero that was to be scaled.
     """
-    width = queries.shape[1]
     for row in range(len(queries)):
-        total = 0.0
-        for place in range(width):
-            total += np.float64(queries[row, place]) * np.float64(queries[row, place])
-        if not np.isfinite(total) or (unit and total == 0.0):
+        margin = _prepare(queries[row], unit, largest, prepared[row])
+        if margin < 0:
             return 1
-        length = np.sqrt(total)
-        scale = 1.0 / length if unit else 1.0
-        for place in range(width):
-            prepared[row, place] = np.float32(queries[row, place] * scale)
-        error = 2.0 * (width + 4) * 2.0**-24 * (length * scale) * largest
-        margins[row] = np.float32(min(error, 3.4e38))
+        margins[row] = margin
     return 0
 
 
@@ -185,36 +194,6 @@ def scan_codes(
     return count
 
 
-@compile_kernel(types.float64, _codes, _scales, _query, _mask)
-def leaning(codes: np.ndarray, scales: np.ndarray, query: np.ndarray, passing: np.ndarray) -> float:
-    """Say whether rows that pass are nearer to a query than others, by a sample.
-
-    Args:
-        codes: int8 vectors of the sample (S, D).
-        scales: Their scales, float32 (S,).
-        query: float32 (D,).
-        passing: 1 for those that pass, uint8 (S,).
-
-    Returns:
-        The mean score of those that pass minus that of all, in standard errors: far below zero
-        when the filter points away from the query. 0 when fewer than eight pass.
-    """
-    code = _round_query(query)
-    total, squares, inside, count = 0.0, 0.0, 0.0, 0
-    for row in range(len(codes)):
-        score = np.float64(_dot8(codes[row], code)) * np.float64(scales[row])
-        total += score
-        squares += score * score
-        if passing[row]:
-            inside += score
-            count += 1
-    mean = total / len(codes)
-    spread = squares / len(codes) - mean * mean
-    if count < 8 or spread <= 0.0:
-        return 0.0
-    return (inside / count - mean) / np.sqrt(spread / count)
-
-
 @compile_kernel(_i64, _vectors, _query, _rows, _mask, _i64, _i64, _ids, _scores)
 def scan_run(
     ordered: np.ndarray,
@@ -268,6 +247,45 @@ def finish(
     return 1 if exact[wanted - 1] - margin > lowest else 0
 
 
+@njit
+def _best_of_rows(
+    vectors: Any, query: Any, chosen: Any, margin: Any, best_rows: Any, best_scores: Any
+) -> None:
+    """See `best_of_rows`."""
+    wanted = len(best_rows)
+    if wanted == 0:
+        return
+    if wanted == len(chosen):  # all of them are results
+        rows, near = chosen.copy(), wanted
+    else:
+        scores = np.empty(len(chosen), dtype=np.float32)
+        top_rows, top = np.empty(wanted, dtype=np.int32), np.empty(wanted, dtype=np.float32)
+        count = 0
+        for place in range(min(_AHEAD, len(chosen))):
+            fetch_row(vectors, chosen[place])
+        for place in range(len(chosen)):
+            if place + _AHEAD < len(chosen):
+                fetch_row(vectors, chosen[place + _AHEAD])
+            score = _dot(vectors[chosen[place]], query)
+            scores[place] = score
+            if count < wanted or score > top[0]:
+                count = _offer(top, top_rows, count, score, chosen[place])
+        lowest, near = top[0] - margin, 0
+        rows = np.empty(len(chosen), dtype=np.int32)
+        for place in range(len(chosen)):  # without a branch that the data decide
+            rows[near] = chosen[place]
+            near += scores[place] >= lowest
+    exact = np.empty(near, dtype=np.float64)
+    _score_exactly(vectors, query, rows, near, exact)
+    if near > wanted:
+        count = 0
+        for place in range(near):
+            count = _offer(exact[:wanted], rows[:wanted], count, exact[place], rows[place])
+    _sort(exact[:wanted], rows[:wanted])
+    for place in range(wanted):
+        best_rows[place], best_scores[place] = rows[place], np.float32(exact[place])
+
+
 @compile_kernel(types.void, _vectors, _query, _rows, _f32, types.int64[::1], _scores)
 def best_of_rows(
     vectors: np.ndarray,
@@ -283,40 +301,32 @@ def best_of_rows(
     float64: with scores of all rows at hand these are a few more than wanted. There must not be
     room for more rows than were chosen.
     """
-    wanted = len(best_rows)
-    if wanted == 0:
-        return
-    scores = np.empty(len(chosen), dtype=np.float32)
-    top_rows, top = np.empty(wanted, dtype=np.int32), np.empty(wanted, dtype=np.float32)
-    count = 0
-    for place in range(min(_AHEAD, len(chosen))):
-        fetch_row(vectors, chosen[place])
-    for place in range(len(chosen)):
-        if place + _AHEAD < len(chosen):
-            fetch_row(vectors, chosen[place + _AHEAD])
-        row = chosen[place]
-        score = _dot(vectors[row], query)
-        scores[place] = score
-        if count < wanted or score > top[0]:
-            count = _offer(top, top_rows, count, score, row)
-    lowest = top[0] - margin
-    near = 0
-    for place in range(len(chosen)):
-        near += scores[place] >= lowest
-    rows, exact = np.empty(near, dtype=np.int32), np.empty(near, dtype=np.float64)
-    near = 0
-    for place in range(len(chosen)):
-        if scores[place] >= lowest:
-            rows[near] = chosen[place]
-            near += 1
-    _score_exactly(vectors, query, rows, near, exact)
-    if near > wanted:
-        count = 0
-        for place in range(near):
-            count = _offer(exact[:wanted], rows[:wanted], count, exact[place], rows[place])
-    _sort(exact[:wanted], rows[:wanted])
-    for place in range(wanted):
-        best_rows[place], best_scores[place] = rows[place], np.float32(exact[place])
+    _best_of_rows(vectors, query, chosen, margin, best_rows, best_scores)
+
+
+@compile_kernel(
+    _i64, _vectors, _vectors, types.boolean, types.float64, _rows, types.int64[::1], _scores
+)
+def prepare_and_scan(
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    unit: bool,
+    largest: float,
+    chosen: np.ndarray,
+    best_rows: np.ndarray,
+    best_scores: np.ndarray,
+) -> int:
+    """Do `prepare` and `best_of_rows` for one query (1, D): calls cost more than few rows do.
+
+    Returns:
+        What `prepare` does.
+    """
+    query = np.empty(queries.shape[1], dtype=np.float32)
+    margin = _prepare(queries[0], unit, largest, query)
+    if margin < 0:
+        return 1
+    _best_of_rows(vectors, query, chosen, margin, best_rows, best_scores)
+    return 0
 
 
 @compile_kernel(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +26,6 @@ __all__ = ["Plans", "Prepared"]
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _SEEDS = 12
 _WIDEST = 1024  # rows in the beam of a walk over all rows
-_SAMPLE, _LARGER_SAMPLE = 256, 4096
-_AWAY = -1.0  # standard errors by which rows that pass are farther from the query than others
-_FARTHER = -0.1  # and standard deviations of the scores: less is no matter to a walk
 _NO_RANK = np.zeros(1, dtype=np.int32)
 
 _Heap = tuple[np.ndarray, np.ndarray]
@@ -47,8 +43,6 @@ class Prepared:
         removed: Whether some are.
         built: How many rows there were when lists and graph were built.
         matching: How many rows pass, maybe estimated; None before the planner asked.
-        some: Which rows of the index's sample pass; None before somebody asked.
-        more: The same of a larger sample.
     """
 
     where: str | Condition | None
@@ -57,8 +51,6 @@ class Prepared:
     removed: bool
     built: int
     matching: float | None = None
-    some: np.ndarray | None = None
-    more: np.ndarray | None = None
     _rows: np.ndarray | None = None
 
     @cached_property
@@ -148,8 +140,6 @@ class Plans:
         )
         self.walks = tuple(name for name, part in has if part is not None)
         self.probes = np.random.default_rng(0).permutation(self.built)[:1024]
-        self._some = self.probes[:_SAMPLE].astype(np.int32)
-        self._some_codes, self._some_scales = self.codes[self._some], self.scales[self._some]
         self._ranks: dict[str, np.ndarray] = {}
         self._local = threading.local()
 
@@ -164,13 +154,6 @@ class Plans:
             "codes": self.codes.nbytes + self.scales.nbytes,
             "graph": sum(part.nbytes() for part in graphs if part is not None),
         }
-
-    @cached_property
-    def _more(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A larger sample of the rows with their codes and scales."""
-        size = min(_LARGER_SAMPLE, self.built)
-        rows = np.random.default_rng(1).choice(self.built, size, replace=False).astype(np.int32)
-        return rows, self.codes[rows], self.scales[rows]
 
     @cached_property
     def exact(self) -> ExactIndex:
@@ -195,24 +178,6 @@ class Plans:
         if order is None:
             raise InputError(f"Column {name!r} holds sets: it has no order to copy vectors by.")
         return np.asarray(order)
-
-    def points_away(self, query: np.ndarray, ready: Prepared) -> bool:
-        """Say whether rows that pass are farther from the query than others, by a sample.
-
-        A small sample says so of every sixth filter that has nothing to do with the vectors, so
-        a larger one must agree.
-        """
-        if ready.filter is None:
-            return False
-        if ready.some is None:
-            ready.some = ready.filter.test(self._some)
-        if kernels.leaning(self._some_codes, self._some_scales, query, ready.some) >= _AWAY:
-            return False
-        rows, codes, scales = self._more
-        if ready.more is None:
-            ready.more = ready.filter.test(rows)
-        lean = kernels.leaning(codes, scales, query, ready.more)
-        return bool(lean < min(_AWAY, _FARTHER * math.sqrt(np.count_nonzero(ready.more))))
 
     def scan(
         self, query: np.ndarray, margin: float, k: int, rows: np.ndarray

@@ -88,7 +88,7 @@ class FilteredIndex:
         self._alive, self._removed = alive, not alive.all()
         self._kept: OrderedDict[Any, Prepared] = OrderedDict()
         self._plans = Plans(vectors, table, graph, lists, self.ordered, codes)
-        self._largest = float(self._plans.exact.largest)
+        self._largest, self._shape = float(self._plans.exact.largest), vectors.shape[1:]
 
     @classmethod
     def build(
@@ -220,6 +220,12 @@ class FilteredIndex:
         k = check_k(k)
         if plan not in PLANS:
             check_choice(plan, PLANS, name="plan")
+        if isinstance(where, _FILTER) and self._plain(queries) and len(queries) == 1:
+            ready = self._ready(where)
+            if plan == "exact" or self._matching(ready) <= max(k, _FEW):
+                found = self._scan_one(queries, k, ready)
+                if found is not None:
+                    return found
         queries, margins = self._prepare(queries)
         if len(queries) == 1 and isinstance(where, _FILTER):
             rows, scores, name = self._one(queries[0], margins[0], k, self._ready(where), plan)
@@ -239,11 +245,11 @@ class FilteredIndex:
             filters = where
         if len(filters) != len(queries):
             raise ShapeError(f"{len(queries)} queries need as many filters, got {len(filters)}.")
-        found = [
+        each = [
             self._one(queries[number], margins[number], k, self._ready(one), plan)
             for number, one in enumerate(filters)
         ]
-        return Neighbors([f[0] for f in found], [f[1] for f in found], [f[2] for f in found])
+        return Neighbors([f[0] for f in each], [f[1] for f in each], [f[2] for f in each])
 
     def explain(self, k: int, *, where: str | Condition | None = None) -> Explanation:
         """Return the plan a search would use, with the predicted cost of every plan."""
@@ -350,11 +356,26 @@ class FilteredIndex:
 
     # Private parts.
 
+    def _plain(self, queries: np.ndarray) -> bool:
+        """Say whether queries are an array that kernels take as it is; values are not looked at."""
+        plain = isinstance(queries, np.ndarray) and queries.dtype is _FLOAT32
+        return plain and queries.shape[1:] == self._shape and queries.flags.c_contiguous
+
+    def _scan_one(self, queries: np.ndarray, k: int, ready: Prepared) -> Neighbors | None:
+        """Score the rows that pass for one plain query (1, D), all in one call; None if it is bad."""
+        rows, unit = ready.rows, self.similarity == "cosine"
+        best = np.empty(min(k, len(rows)), np.int64)
+        scores = np.empty(len(best), np.float32)
+        if kernels.prepare_and_scan(
+            self.vectors, queries, unit, self._largest, rows, best, scores
+        ):
+            return None
+        return Neighbors([best], [scores], ["exact" if len(best) else "empty"])
+
     def _prepare(self, queries: np.ndarray) -> tuple[np.ndarray, list[float]]:
         """Return checked queries, of unit length under cosine, and their error bounds."""
         width, unit = self.vectors.shape[1], self.similarity == "cosine"
-        ready = isinstance(queries, np.ndarray) and queries.dtype is _FLOAT32
-        if not (ready and queries.shape[1:] == (width,) and queries.flags.c_contiguous):
+        if not self._plain(queries):
             queries = check_vectors(queries, name="queries", dim=width, allow_empty=True)
         prepared, margins = np.empty(queries.shape, _FLOAT32), np.empty(len(queries), _FLOAT32)
         if kernels.prepare(queries, unit, self._largest, prepared, margins):
@@ -395,26 +416,14 @@ class FilteredIndex:
         run = ready.run if self._plans.copies else None
         return run if run is not None and run[0] in self._plans.copies else None
 
-    def _choose(
-        self,
-        ready: Prepared,
-        k: int,
-        plan: str,
-        query: np.ndarray | None = None,
-        queries: int = 1,
-    ) -> Choice:
+    def _choose(self, ready: Prepared, k: int, plan: str, queries: int = 1) -> Choice:
         matching = self._matching(ready)
         if matching <= max(k, _FEW) or plan == "exact":
             return _EXACT if matching > 0 else _EMPTY
         rows, codes = len(self.vectors), bool(self._plans.walks)
         if plan == "auto" or not codes:
             run = self._run(ready) is not None
-            chosen = self.planner.choose(rows, matching, k=k, run=run, codes=codes, queries=queries)
-            walks = chosen.ef and chosen.plan != "lists"  # lists widen by themselves
-            if walks and query is not None and self._plans.points_away(query, ready):
-                options = {"run": run, "codes": codes, "away": True}
-                chosen = self.planner.choose(rows, matching, k=k, **options)
-            return chosen
+            return self.planner.choose(rows, matching, k=k, run=run, codes=codes, queries=queries)
         if plan == "codes":
             return Choice(plan, 0.0)
         if plan == "lists":
@@ -458,7 +467,7 @@ class FilteredIndex:
         self, query: np.ndarray, margin: float, k: int, ready: Prepared, plan: str
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """Answer one prepared query; returns rows, scores and the plan's name."""
-        choice = self._choose(ready, k, plan, query)
+        choice = self._choose(ready, k, plan)
         if choice is _EXACT:
             return (*self._plans.scan(query, margin, k, ready.rows), "exact")
         if choice is _EMPTY:

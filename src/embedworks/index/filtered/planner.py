@@ -187,7 +187,7 @@ class Planner:
     _kept_ratios: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     _prices: dict[tuple[Any, ...], list[Choice]] = field(default_factory=dict, repr=False)
     _read: Calibration | None = field(default=None, repr=False)
-    _points: dict[tuple[str, bool, float], tuple[WalkPoint, ...]] = field(
+    _points: dict[tuple[str, float], tuple[WalkPoint, ...]] = field(
         default_factory=dict, repr=False
     )
 
@@ -199,7 +199,6 @@ class Planner:
         k: int,
         run: bool = False,
         codes: bool = False,
-        away: bool = False,
         queries: int = 1,
     ) -> list[Choice]:
         """Return every plan that can answer, cheapest first.
@@ -210,11 +209,10 @@ class Planner:
             k: Results wanted.
             run: Whether the rows that pass lie in one run of an ordered copy.
             codes: Whether the rows have int8 codes.
-            away: Whether the filter points away from the query.
             queries: How many are asked together. From two on the exact plan is a matrix product
                 that they share, which a run of an ordered copy adds nothing to.
         """
-        priced = self._priced(rows, matching, k=k, run=run, codes=codes, away=away, queries=queries)
+        priced = self._priced(rows, matching, k=k, run=run, codes=codes, queries=queries)
         return self._corrected(priced, queries > 1)
 
     def _priced(
@@ -225,7 +223,6 @@ class Planner:
         k: int,
         run: bool,
         codes: bool,
-        away: bool,
         queries: int,
     ) -> list[Choice]:
         """Return every plan that can answer, with what the calibration says it costs."""
@@ -241,7 +238,7 @@ class Planner:
             spent = 2 * cost.base + cost.per_code_row * matching
             found.append(Choice("codes", spent, octave=octave))
         for plan in WALKS:
-            walk = self._walk(plan, matching / max(1, rows), k, away=away)
+            walk = self._walk(plan, matching / max(1, rows), k)
             if walk is not None:
                 found.append(replace(walk, octave=octave))
         return found
@@ -264,7 +261,6 @@ class Planner:
         k: int,
         run: bool = False,
         codes: bool = False,
-        away: bool = False,
         queries: int = 1,
     ) -> Choice:
         """Return the cheapest plan; an exact one also when another is hardly cheaper.
@@ -272,7 +268,7 @@ class Planner:
         Choices are kept: nearby numbers of matching rows get the same one, with its cost.
         """
         size, many = (round(_STEPS * math.log2(n + 1)) for n in (matching, queries))
-        key = rows, size, k, run, codes, away, many, self.target_recall
+        key = rows, size, k, run, codes, many, self.target_recall
         found = self._kept.get(key)
         if found is None:
             if not self._kept:
@@ -282,7 +278,7 @@ class Planner:
                 if len(self._prices) >= _MOST_KEPT:
                     self._prices.clear()
                 priced = self._prices[key] = self._priced(
-                    rows, matching, k=k, run=run, codes=codes, away=away, queries=queries
+                    rows, matching, k=k, run=run, codes=codes, queries=queries
                 )
             choices = self._corrected(priced, queries > 1)
             nearly = choices[0].microseconds * _EXACT_PREFERENCE
@@ -293,7 +289,7 @@ class Planner:
 
     def lists(self, rows: int, matching: float, *, k: int) -> Choice:
         """Return the lists plan, which finds something where a walk over all rows gave up."""
-        walk = self._walk("lists", matching / max(1, rows), k, away=False)
+        walk = self._walk("lists", matching / max(1, rows), k)
         return walk or Choice("lists", 0.0, _LISTS_WIDTH)
 
     def forget(self) -> None:
@@ -321,11 +317,11 @@ class Planner:
         if not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
             self._kept.clear()
 
-    def _walk(self, plan: str, share: float, k: int, *, away: bool) -> Choice | None:
+    def _walk(self, plan: str, share: float, k: int) -> Choice | None:
         """Interpolate the cheapest sufficient measurements on both sides of a selectivity."""
         if plan == "post-filter" and share < _AFTER_FROM:
             return None
-        points = self._sufficient(plan, away)
+        points = self._sufficient(plan)
         below = max((p for p in points if p.selectivity <= share), key=_share, default=None)
         above = min((p for p in points if p.selectivity >= share), key=_share, default=None)
         if below is None or above is None:
@@ -341,11 +337,11 @@ class Planner:
             return Choice(plan, cost * wider, max(point.ef for point in points))
         return Choice(plan, cost * wider, math.ceil(max(below.ef, above.ef) * wider))
 
-    def _sufficient(self, plan: str, away: bool) -> tuple[WalkPoint, ...]:
+    def _sufficient(self, plan: str) -> tuple[WalkPoint, ...]:
         """Return for each selectivity the narrowest walk that finds enough; kept."""
         if self._read is not self.calibration:
             self._read, self._points = self.calibration, {}
-        key = plan, away, self.target_recall
+        key = plan, self.target_recall
         if key not in self._points:
             best: dict[float, WalkPoint] = {}
             for point in self.calibration.walks:
@@ -355,7 +351,7 @@ class Planner:
                 part = _SHORTFALL if plan == "lists" else _ALL_SHORTFALL
                 if some and plan in ("graph", "two-hop"):
                     part = _AWAY_SHORTFALL
-                if some and (away or plan != "post-filter"):  # that one shows when it fails
+                if some and plan != "post-filter":  # that one shows when it fails
                     recall = min(recall, point.away)
                 needed = 1 - (1 - self.target_recall) * part
                 held = best.get(point.selectivity)
