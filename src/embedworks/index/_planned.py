@@ -223,9 +223,7 @@ class PlannedDense:
                 results[place] = best
         return results
 
-    def choices(
-        self, queries: int, k: int, mask: np.ndarray | None
-    ) -> list[Choice]:
+    def choices(self, queries: int, k: int, mask: np.ndarray | None) -> list[Choice]:
         """Return the possible plans with their predicted cost per query, cheapest first.
 
         Args:
@@ -235,9 +233,7 @@ class PlannedDense:
         """
         return self._choices(queries, k, self._passing(mask))
 
-    def _choices(
-        self, queries: int, k: int, passing: _Passing
-    ) -> list[Choice]:
+    def _choices(self, queries: int, k: int, passing: _Passing) -> list[Choice]:
         key = queries, k
         if key not in passing.choices:
             if len(passing.choices) >= _KEPT_CHOICES:

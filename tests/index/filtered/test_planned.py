@@ -18,8 +18,6 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.index import ExactIndex, FilteredIndex, VectorIndex, evaluate
-from embedworks.index._bitmaps import Bitmap
-from embedworks.index.filtered._plans import Prepared
 from embedworks.index.filtered.planner import Calibration, Planner, WalkPoint
 from embedworks.index.filtered.scan_cost import ScanPoint
 
@@ -273,6 +271,16 @@ def test_the_planner_learns_from_what_it_saw():
         planner.observe(choice, 5000.0 if choice.plan == "graph" else choice.microseconds)
     assert planner.choose(100_000, 5000, k=10).plan == "exact"
     assert planner.choose(100_000, 40_000, k=10).plan == "graph"  # not seen there
+    tried = 0
+    for _ in range(1000):  # but now and then: other filters may suit it
+        choice = planner.choose(100_000, 5000, k=10)
+        tried += choice.plan == "graph"
+        planner.observe(choice, 5000.0 if choice.plan == "graph" else choice.microseconds)
+    assert 1 <= tried <= 1000 // 32
+    for _ in range(1000):
+        choice = planner.choose(100_000, 5000, k=10)
+        planner.observe(choice, 50.0 if choice.plan == "graph" else choice.microseconds)
+    assert planner.choose(100_000, 5000, k=10).plan == "graph"
     assert planner.choose(100_000, 0, k=10).plan == "empty"
 
 

@@ -1,4 +1,4 @@
-"""Heaps of rows by score, as two arrays: of the best found so far, and of those waiting."""
+"""Rows by score, as two arrays: the best found so far, as heap or list, and those waiting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import njit
 
-__all__ = ["_offer", "_pop", "_push", "_worse"]
+__all__ = ["_enter", "_heapify", "_offer", "_pop", "_push", "_worse"]
 
 
 @njit(inline="always")
@@ -54,6 +54,24 @@ def _offer(scores: Any, rows: Any, count: Any, score: Any, row: Any) -> Any:
 
 
 @njit
+def _enter(scores: Any, rows: Any, count: Any, score: Any, row: Any) -> Any:
+    """Offer a row to a list of the best, best first; returns how many it holds.
+
+    For a few dozen: moving them is then faster than a heap, and the k-th best is at hand.
+    """
+    place = count
+    if count == len(scores):
+        place -= 1
+        if not _worse(scores[place], rows[place], score, row):
+            return count
+    while place > 0 and _worse(scores[place - 1], rows[place - 1], score, row):
+        scores[place], rows[place] = scores[place - 1], rows[place - 1]
+        place -= 1
+    scores[place], rows[place] = score, row
+    return min(count + 1, len(scores))
+
+
+@njit
 def _push(scores: Any, rows: Any, count: Any, score: Any, row: Any) -> None:
     """Add to a heap whose top is the best; there is room."""
     place = count
@@ -67,10 +85,8 @@ def _push(scores: Any, rows: Any, count: Any, score: Any, row: Any) -> None:
 
 
 @njit
-def _pop(scores: Any, rows: Any, count: Any) -> None:
-    """Take the top off a heap whose top is the best; ``count`` entries remain."""
-    score, row = scores[count], rows[count]
-    place = 0
+def _sink(scores: Any, rows: Any, place: Any, score: Any, row: Any, count: Any) -> None:
+    """Put an entry at ``place`` or below, in a heap of ``count`` whose top is the best."""
     while True:
         child = 2 * place + 1
         if child >= count:
@@ -82,3 +98,16 @@ def _pop(scores: Any, rows: Any, count: Any) -> None:
         scores[place], rows[place] = scores[child], rows[child]
         place = child
     scores[place], rows[place] = score, row
+
+
+@njit
+def _pop(scores: Any, rows: Any, count: Any) -> None:
+    """Take the top off a heap whose top is the best; ``count`` entries remain."""
+    _sink(scores, rows, 0, scores[count], rows[count], count)
+
+
+@njit
+def _heapify(scores: Any, rows: Any) -> None:
+    """Make a heap whose top is the best of entries in any order: faster than pushing each."""
+    for place in range(len(scores) // 2 - 1, -1, -1):
+        _sink(scores, rows, place, scores[place], rows[place], len(scores))

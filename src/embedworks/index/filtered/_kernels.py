@@ -43,6 +43,16 @@ def _dot(a: Any, b: Any) -> Any:
     return total
 
 
+@njit(fastmath=True)
+def _dot_each(rows: Any, query: Any, scores: Any) -> None:
+    """Write the dot product of each row with the query: faster than a call of `_dot` for each."""
+    for row in range(rows.shape[0]):
+        total = np.float32(0.0)
+        for place in range(rows.shape[1]):
+            total += rows[row, place] * query[place]
+        scores[row] = total
+
+
 @njit
 def _score_exactly(vectors: Any, query: Any, rows: Any, count: Any, exact: Any) -> None:
     """Sum dot products in float64, one column after the other, as `ExactIndex` does.

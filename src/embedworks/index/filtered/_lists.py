@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from embedworks._core.kernels import compile_kernel
-from embedworks.index.filtered._heaps import _offer, _pop, _push
+from embedworks._core.kernels import compile_kernel, fetch_row
+from embedworks.index.filtered._heaps import _enter, _heapify, _pop
 from embedworks.index.filtered._kernels import (
+    _AHEAD,
     _codes,
-    _dot,
     _dot8,
+    _dot_each,
     _i64,
     _ids,
     _mask,
@@ -81,40 +82,54 @@ def scan_lists(
         low: First place that passes.
         high: One after the last place that passes, or -1: the mask alone decides.
         width: Spreads that a list may gain on its centroid.
-        k: Results wanted, at most as many as the heap holds.
-        rows: Heap for the results, int32: more than k, as codes are not exact.
-        scores: Its scores, float32.
+        k: Results wanted, at most as many as there is room for.
+        rows: Room for the results, best first, int32: more than k, as codes are not exact.
+        scores: Room for their scores, float32.
 
     Returns:
         ``(results, scored)``. Fewer than k results are all there are.
     """
-    lists = len(centroids)
+    lists, longest = len(centroids), 0
     open_scores, open_lists = np.empty(lists, dtype=np.float32), np.empty(lists, dtype=np.int32)
-    length, largest = np.float32(0.0), np.float32(0.0)
+    code = _round_query(query)  # all scores are in its units
+    unit, length = np.float32(0.0), np.float32(0.0)
     for place in range(len(query)):
-        length += query[place] * query[place]
-        largest = max(largest, abs(query[place]))
+        length += np.float32(code[place]) * np.float32(code[place])
+        unit = max(unit, abs(query[place]))
+    unit = np.float32(127.0) / unit if unit > 0 else np.float32(0.0)
     gain = np.float32(width) * np.sqrt(length)
+    _dot_each(centroids, query, open_scores)
     for place in range(lists):
-        promise = _dot(centroids[place], query) + gain * spreads[place]
-        _push(open_scores, open_lists, place, promise, np.int32(place))
-    code = _round_query(query)
-    unit = np.float32(127.0) / largest if largest > 0 else np.float32(0.0)  # of the code's scores
-    best_scores, best_rows = np.empty(k, dtype=np.float32), np.empty(k, dtype=np.int32)
-    count, best, scored, waiting = 0, 0, 0, lists
-    while waiting > 0 and (best < k or open_scores[0] * unit >= best_scores[0]):
+        open_scores[place] = unit * open_scores[place] + gain * spreads[place]
+        open_lists[place] = place
+        longest = max(longest, starts[place + 1] - starts[place])
+    _heapify(open_scores, open_lists)
+    places, found = np.empty(longest + 1, np.int32), np.empty(longest, np.float32)
+    count, scored, waiting = 0, 0, lists
+    while waiting > 0 and (count < k or open_scores[0] >= scores[k - 1]):
         chosen = open_lists[0]
         waiting -= 1
         _pop(open_scores, open_lists, waiting)
+        passing = 0
         for place in range(starts[chosen], starts[chosen + 1]):
-            if high >= 0 and not low <= rank[place] < high:
-                continue
-            row = order[place]
-            if mask[row]:
-                scored += 1
-                score = np.float32(_dot8(codes[place], code)) * scales[place]
-                if count < len(rows) or score >= scores[0]:
-                    count = _offer(scores, rows, count, score, row)
-                    if best < k or score >= best_scores[0]:
-                        best = _offer(best_scores, best_rows, best, score, row)
+            # Every place is written and few are kept: the processor need not guess which.
+            places[passing] = place
+            if high >= 0:
+                passing += (rank[place] >= low) & (rank[place] < high)
+            else:
+                passing += mask[order[place]]
+        for number in range(min(_AHEAD, passing)):
+            fetch_row(codes, places[number])
+        for number in range(passing):
+            if number + _AHEAD < passing:
+                fetch_row(codes, places[number + _AHEAD])
+            place = places[number]
+            found[number] = np.float32(_dot8(codes[place], code)) * scales[place]
+        for number in range(passing):
+            score = found[number]
+            if count < len(rows) or score > scores[count - 1]:
+                row = order[places[number]]
+                if mask[row]:  # of a run of places it was not asked yet
+                    count = _enter(scores, rows, count, score, row)
+        scored += passing
     return count, scored

@@ -288,7 +288,7 @@ class Plans:
         else:
             mask, (name, low, high) = ready.alive, ready.run
             rank = self._rank_in_lists(name)
-        heap = _heap(2 * k + _SPARE)
+        heap = _heap(kept(k))
         count, _ = scan_lists(
             lists.centroids, lists.spreads, query, lists.starts, lists.order, lists.codes,
             lists.scales, mask, rank, low, high, choice.ef, k, *heap,

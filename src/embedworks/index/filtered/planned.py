@@ -220,16 +220,9 @@ class FilteredIndex:
         k = check_k(k)
         if plan not in PLANS:
             check_choice(plan, PLANS, name="plan")
-        if isinstance(where, _FILTER) and self._plain(queries) and len(queries) == 1:
-            ready = self._ready(where)
-            if plan == "exact" or self._matching(ready) <= max(k, _FEW):
-                found = self._scan_one(queries, k, ready)
-                if found is not None:
-                    return found
+        if isinstance(where, _FILTER) and getattr(queries, "shape", ())[:1] == (1,):
+            return self._alone(queries, k, self._ready(where), plan)
         queries, margins = self._prepare(queries)
-        if len(queries) == 1 and isinstance(where, _FILTER):
-            rows, scores, name = self._one(queries[0], margins[0], k, self._ready(where), plan)
-            return Neighbors([rows], [scores], [name])
         if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
             many = len(queries) >= _BATCH
@@ -361,16 +354,21 @@ class FilteredIndex:
         plain = isinstance(queries, np.ndarray) and queries.dtype is _FLOAT32
         return plain and queries.shape[1:] == self._shape and queries.flags.c_contiguous
 
-    def _scan_one(self, queries: np.ndarray, k: int, ready: Prepared) -> Neighbors | None:
-        """Score the rows that pass for one plain query (1, D), all in one call; None if it is bad."""
-        rows, unit = ready.rows, self.similarity == "cosine"
-        best = np.empty(min(k, len(rows)), np.int64)
-        scores = np.empty(len(best), np.float32)
-        if kernels.prepare_and_scan(
-            self.vectors, queries, unit, self._largest, rows, best, scores
-        ):
-            return None
-        return Neighbors([best], [scores], ["exact" if len(best) else "empty"])
+    def _alone(self, queries: np.ndarray, k: int, ready: Prepared, plan: str) -> Neighbors:
+        """Answer one query (1, D); if few rows pass, in one compiled call."""
+        few = plan == "exact" or self._matching(ready) <= max(k, _FEW)
+        if few and self._plain(queries):
+            rows, unit = ready.rows, self.similarity == "cosine"
+            best = np.empty(min(k, len(rows)), np.int64)
+            scores = np.empty(len(best), np.float32)
+            if kernels.prepare_and_scan(
+                self.vectors, queries, unit, self._largest, rows, best, scores
+            ):
+                self._prepare(queries)  # says what is wrong with it
+            return Neighbors([best], [scores], ["exact" if len(best) else "empty"])
+        prepared, margins = self._prepare(queries)
+        rows, scores, name = self._one(prepared[0], margins[0], k, ready, plan)
+        return Neighbors([rows], [scores], [name])
 
     def _prepare(self, queries: np.ndarray) -> tuple[np.ndarray, list[float]]:
         """Return checked queries, of unit length under cosine, and their error bounds."""

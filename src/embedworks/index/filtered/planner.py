@@ -23,6 +23,7 @@ _STEPS = 8  # choices are kept for numbers of matching rows that differ by a nin
 _SURPRISE = 2.0  # one observed time counts as at most so many times what was expected
 _MOST = 16.0  # and all of them move a prediction by at most so much
 _DRIFT = 0.2  # and made anew when a plan's correction has moved by so much
+_FADE_EVERY, _FADE = 64, 1.1  # after so many observations corrections shrink by so much
 _MOST_KEPT = 4096
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
 _ALL_SHORTFALL = 0.4  # and two fifths where it goes over all rows: no other filter is harder
@@ -184,6 +185,7 @@ class Planner:
     learn: bool = True
     ratios: dict[tuple[str, int], float] = field(default_factory=dict)
     _kept: dict[tuple[Any, ...], Choice] = field(default_factory=dict, repr=False)
+    _observed: int = field(default=0, repr=False)
     _kept_ratios: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     _prices: dict[tuple[Any, ...], list[Choice]] = field(default_factory=dict, repr=False)
     _read: Calibration | None = field(default=None, repr=False)
@@ -267,7 +269,8 @@ class Planner:
 
         Choices are kept: nearby numbers of matching rows get the same one, with its cost.
         """
-        size, many = (round(_STEPS * math.log2(n + 1)) for n in (matching, queries))
+        size = round(_STEPS * math.log2(matching + 1))
+        many = 1 if queries == 1 else round(_STEPS * math.log2(queries))
         key = rows, size, k, run, codes, many, self.target_recall
         found = self._kept.get(key)
         if found is None:
@@ -303,6 +306,8 @@ class Planner:
 
         What a plan costs beyond its calibration depends on how many rows pass; one number for a
         plan would keep it from being tried where it is good after a few queries where it is bad.
+        It also depends on how near these rows are to the query, so corrections fade: a plan that
+        was slow for some filters is tried again now and then.
         """
         if not self.learn or choice.microseconds <= 0:
             return
@@ -314,7 +319,13 @@ class Planner:
         learned = (1 - _LEARNING_RATE) * ratio + _LEARNING_RATE * seen
         learned = min(_MOST, max(1 / _MOST, learned))
         self.ratios[key] = learned
-        if not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
+        self._observed += 1
+        if self._observed % _FADE_EVERY == 0:
+            for other, old in self.ratios.items():
+                if other != key:
+                    self.ratios[other] = max(1.0, old / _FADE) if old > 1 else min(1.0, old * _FADE)
+            self._kept.clear()
+        elif not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
             self._kept.clear()
 
     def _walk(self, plan: str, share: float, k: int) -> Choice | None:
