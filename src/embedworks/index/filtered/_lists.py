@@ -105,19 +105,29 @@ def scan_lists(
         longest = max(longest, starts[place + 1] - starts[place])
     _heapify(open_scores, open_lists)
     places, found = np.empty(longest + 1, np.int32), np.empty(longest, np.float32)
+    passes = np.zeros(8 * (longest // 8 + 1), np.uint8)
+    eight = passes.view(np.uint64)
     count, scored, waiting = 0, 0, lists
+    first, end = np.int32(low), np.int32(high)
     while waiting > 0 and (count < k or open_scores[0] >= scores[k - 1]):
         chosen = open_lists[0]
         waiting -= 1
         _pop(open_scores, open_lists, waiting)
-        passing = 0
-        for place in range(starts[chosen], starts[chosen + 1]):
-            # Every place is written and few are kept: the processor need not guess which.
-            places[passing] = place
-            if high >= 0:
-                passing += (rank[place] >= low) & (rank[place] < high)
-            else:
-                passing += mask[order[place]]
+        begin, size, passing = starts[chosen], starts[chosen + 1] - starts[chosen], 0
+        if high >= 0:
+            for number in range(size):
+                value = rank[begin + number]
+                passes[number] = np.uint8((value >= first) & (value < end))
+        else:
+            for number in range(size):
+                passes[number] = mask[order[begin + number]]
+        passes[size : size + 8] = 0
+        for word in range(size // 8 + 1):
+            if eight[word]:
+                for number in range(8 * word, 8 * word + 8):
+                    # Every place is written and few are kept: the processor need not guess which.
+                    places[passing] = begin + number
+                    passing += passes[number]
         for number in range(min(_AHEAD, passing)):
             fetch_row(codes, places[number])
         for number in range(passing):

@@ -238,10 +238,10 @@ class FilteredIndex:
             filters = where
         if len(filters) != len(queries):
             raise ShapeError(f"{len(queries)} queries need as many filters, got {len(filters)}.")
-        each = [
-            self._one(queries[number], margins[number], k, self._ready(one), plan)
-            for number, one in enumerate(filters)
-        ]
+        each = []
+        for query, margin, one in zip(queries, margins, filters, strict=True):
+            ready = self._ready(one)
+            each.append(self._one(query, margin, k, ready, self._choose(ready, k, plan)))
         return Neighbors([f[0] for f in each], [f[1] for f in each], [f[2] for f in each])
 
     def explain(self, k: int, *, where: str | Condition | None = None) -> Explanation:
@@ -355,20 +355,23 @@ class FilteredIndex:
         return plain and queries.shape[1:] == self._shape and queries.flags.c_contiguous
 
     def _alone(self, queries: np.ndarray, k: int, ready: Prepared, plan: str) -> Neighbors:
-        """Answer one query (1, D); if few rows pass, in one compiled call."""
-        few = plan == "exact" or self._matching(ready) <= max(k, _FEW)
-        if few and self._plain(queries):
-            rows, unit = ready.rows, self.similarity == "cosine"
-            best = np.empty(min(k, len(rows)), np.int64)
-            scores = np.empty(len(best), np.float32)
-            if kernels.prepare_and_scan(
-                self.vectors, queries, unit, self._largest, rows, best, scores
-            ):
-                self._prepare(queries)  # says what is wrong with it
-            return Neighbors([best], [scores], ["exact" if len(best) else "empty"])
-        prepared, margins = self._prepare(queries)
-        rows, scores, name = self._one(prepared[0], margins[0], k, ready, plan)
-        return Neighbors([rows], [scores], [name])
+        """Answer one query (1, D); by the exact plan in one compiled call."""
+        choice = self._choose(ready, k, plan)
+        if choice.plan not in ("exact", "empty") or not self._plain(queries):
+            prepared, margins = self._prepare(queries)
+            best, scores, name = self._one(prepared[0], margins[0], k, ready, choice)
+            return Neighbors([best], [scores], [name])
+        started = time.perf_counter() if choice.microseconds else 0.0
+        rows, unit = ready.rows, self.similarity == "cosine"
+        best, scores = (
+            np.empty(min(k, len(rows)), np.int64),
+            np.empty(min(k, len(rows)), np.float32),
+        )
+        if kernels.prepare_and_scan(self.vectors, queries, unit, self._largest, rows, best, scores):
+            self._prepare(queries)  # says what is wrong with it
+        if choice.microseconds:
+            self.planner.observe(choice, 1e6 * (time.perf_counter() - started))
+        return Neighbors([best], [scores], ["exact" if len(best) else "empty"])
 
     def _prepare(self, queries: np.ndarray) -> tuple[np.ndarray, list[float]]:
         """Return checked queries, of unit length under cosine, and their error bounds."""
@@ -462,10 +465,9 @@ class FilteredIndex:
         return (*found, "post-filter, then lists")
 
     def _one(
-        self, query: np.ndarray, margin: float, k: int, ready: Prepared, plan: str
+        self, query: np.ndarray, margin: float, k: int, ready: Prepared, choice: Choice
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """Answer one prepared query; returns rows, scores and the plan's name."""
-        choice = self._choose(ready, k, plan)
         if choice is _EXACT:
             return (*self._plans.scan(query, margin, k, ready.rows), "exact")
         if choice is _EMPTY:
