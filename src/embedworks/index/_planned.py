@@ -246,7 +246,7 @@ class PlannedDense:
         exact = Choice("exact", self.calibration.exact(total, matching, queries=queries))
         if matching <= k or not self._sound:
             return [exact]
-        beside = self.calibration.per_row * passing.late
+        beside = self.calibration.one(passing.late) if passing.late else 0.0
         found = self._planner.choices(total, matching, k=k, codes=True)
         others = [
             Choice(choice.plan, choice.microseconds + beside, choice.ef)

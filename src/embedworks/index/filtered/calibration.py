@@ -12,7 +12,7 @@ from embedworks._core.validation import normalize_rows
 from embedworks.index.exact import ExactIndex
 from embedworks.index.filtered.lists import InvertedLists
 from embedworks.index.filtered.planner import Calibration, WalkPoint
-from embedworks.index.filtered.scan_cost import measure_scans
+from embedworks.index.filtered.scan_cost import measure_lone_scans, measure_scans
 
 __all__ = ["measure", "queries_near"]
 
@@ -73,7 +73,7 @@ def measure(
         exact: The index's vectors; gives the truth.
         alive: 1 for rows that are not removed, uint8 (M,).
         plans: Walks that the index has: of `embedworks.index.filtered.planner.WALKS`.
-        scans: ``scan(query, rows)`` scores rows: exactly, and by their codes where there are any.
+        scans: What `measure_lone_scans` takes.
         answer: Carries out a walk.
         lists: Clusters of the rows.
         unit: Whether queries have unit length.
@@ -83,18 +83,7 @@ def measure(
     total = len(exact)
     rng = np.random.default_rng(seed)
     chosen = rng.choice(total, min(_QUERIES, total), replace=False)
-    # Rows of its own for every query: rows just read would come from the processor's cache.
-    many = rng.integers(0, total, (len(chosen), min(2000, total))).astype(np.int32)
-    few = many[:, : max(1, many.shape[1] // 20)].copy()
-    costs = []
-    for scan in scans:
-        fast, slow = (
-            float(np.median([_timed(scan, exact.vectors[q], r) for q, r in zip(chosen, rows)]))
-            for rows in (few, rng.permutation(many))
-        )
-        per_row = max(1e-3, (slow - fast) / max(1, many.shape[1] - few.shape[1]))
-        costs.append((max(1.0, fast - per_row * few.shape[1]), per_row))
-    (base, per_row), per_code = costs[0], costs[-1][1]
+    alone = measure_lone_scans(total, exact.vectors[chosen], scans, seed=seed)
     points: list[WalkPoint] = []
     if plans and total > len(chosen):
         if queries is None:
@@ -113,7 +102,7 @@ def measure(
             for plan in plans if share < 1 else tuple(p for p in plans if p != "two-hop"):
                 points += _walks(exact, plan, share, world, answer)
     together = measure_scans(exact, seed=seed) if points else ()
-    return Calibration(base, per_row, per_row / 2, per_code, tuple(points), together)
+    return Calibration(walks=tuple(points), scans=together, alone=alone)
 
 
 _Case = tuple[np.ndarray, np.ndarray, np.ndarray]  # query, mask, true scores
@@ -197,9 +186,3 @@ def _walks(
         if away >= _GOOD or (recalls[0] >= _GOOD and hopeless):
             break
     return points
-
-
-def _timed(run: Callable[..., Any], *arguments: Any) -> float:
-    started = time.perf_counter()
-    run(*arguments)
-    return 1e6 * (time.perf_counter() - started)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from embedworks.errors import FormatError
-from embedworks.index.filtered.scan_cost import ScanPoint, scan_cost
+from embedworks.index.filtered.scan_cost import LonePoint, ScanPoint, lone_cost, scan_cost
 
 __all__ = ["WALKS", "Calibration", "Choice", "Explanation", "Planner", "WalkPoint"]
 
@@ -30,6 +30,7 @@ _ALL_SHORTFALL = 0.4  # and two fifths where it goes over all rows: no other fil
 _AWAY_SHORTFALL = 0.05  # and a twentieth where the filter steers it: others are harder too
 _EXACT_PREFERENCE = 1.1  # another plan must be this much cheaper than an exact one
 _AFTER_FROM = 0.25  # share of rows from which filtering after a walk leaves enough of them
+_RUN = 0.5  # what a row of a contiguous run costs of one from anywhere
 _INSTANT = 1e-3  # microseconds: no walk is faster, whatever a record says
 _LISTS_WIDTH = 4.0  # when nothing was measured
 _CODES_FROM = 8  # times k rows: with fewer, rounding could cost one of them its place
@@ -62,12 +63,13 @@ class Calibration:
     """What plans cost on this machine.
 
     Attributes:
-        base: Microseconds that every query takes.
+        base: Microseconds of every query; this and the next three count if ``alone`` is empty.
         per_row: Microseconds to score one row chosen from anywhere.
         per_run_row: Microseconds to score one row of a contiguous run.
         per_code_row: Microseconds to score the int8 code of one row chosen from anywhere.
         walks: Measurements of the walks.
         scans: Measurements of exact searches for several queries together.
+        alone: Measurements of scans for one query.
     """
 
     base: float = 10.0
@@ -76,15 +78,26 @@ class Calibration:
     per_code_row: float = 0.03
     walks: tuple[WalkPoint, ...] = ()
     scans: tuple[ScanPoint, ...] = ()
+    alone: tuple[LonePoint, ...] = ()
 
-    def alone(self, matching: float) -> float:
-        """Predict the microseconds of scoring the rows that pass for one query."""
-        return self.base + self.per_row * matching
+    def one(self, matching: float, *, codes: bool = False, run: bool = False) -> float:
+        """Predict the microseconds of scoring the rows that pass for one query.
+
+        Args:
+            matching: How many pass.
+            codes: Whether their int8 codes are read first.
+            run: Whether they lie side by side.
+        """
+        measured = lone_cost(self.alone, codes, matching)
+        if measured is None:
+            each = self.per_code_row if codes else self.per_run_row if run else self.per_row
+            return (1 + codes) * self.base + each * matching
+        return _RUN * measured if run else measured
 
     def exact(self, rows: int, matching: float, *, queries: int = 1) -> float:
         """Predict the microseconds per query of an exact search for queries asked together."""
         if not self.scans:
-            return self.alone(matching)
+            return self.one(matching)
         return scan_cost(self.scans, queries, rows, matching)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +114,8 @@ class Calibration:
         try:
             walks = tuple(WalkPoint(**point) for point in values["walks"])
             scans = tuple(ScanPoint(**point) for point in values.get("scans", ()))
-            return cls(**{**values, "walks": walks, "scans": scans})
+            alone = tuple(LonePoint(**point) for point in values.get("alone", ()))
+            return cls(**{**values, "walks": walks, "scans": scans, "alone": alone})
         except (KeyError, TypeError) as error:
             raise FormatError(f"The calibration record is damaged: {error}.") from error
 
@@ -232,13 +246,12 @@ class Planner:
             return [Choice("empty", 0.0)]
         octave = round(math.log2(matching + 1))
         cost, together = self.calibration, queries > 1
-        exact = cost.exact(rows, matching, queries=queries) if together else cost.alone(matching)
+        exact = cost.exact(rows, matching, queries=queries) if together else cost.one(matching)
         found = [Choice("exact", exact, octave=octave)]
         if run and not together:
-            found.append(Choice("run", cost.base + cost.per_run_row * matching, octave=octave))
+            found.append(Choice("run", cost.one(matching, run=True), octave=octave))
         if codes and matching > _CODES_FROM * k:
-            spent = 2 * cost.base + cost.per_code_row * matching
-            found.append(Choice("codes", spent, octave=octave))
+            found.append(Choice("codes", cost.one(matching, codes=True), octave=octave))
         for plan in WALKS:
             walk = self._walk(plan, matching / max(1, rows), k)
             if walk is not None:

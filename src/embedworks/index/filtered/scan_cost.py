@@ -1,5 +1,6 @@
-"""What exact searches cost when several queries are asked together: measured, then interpolated.
+"""What it costs to score all rows that pass, alone and together: measured, then interpolated.
 
+The more rows pass, the nearer they lie to one another in memory, and the less each of them costs.
 Queries under one filter share a matrix product and the copy of the rows that pass, so that one of
 64 costs a fraction of what a query alone does.
 """
@@ -8,18 +9,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from embedworks.index.exact import ExactIndex, copies_out
 
-__all__ = ["ScanPoint", "measure_scans", "scan_cost"]
+__all__ = [
+    "LonePoint", "ScanPoint", "lone_cost", "measure_lone_scans", "measure_scans", "scan_cost",
+]  # fmt: skip
 
 _TOGETHER = (1, 8, 64)  # blocks of more queries are no cheaper
 _SHARES = (0.01, 0.2, 0.5)  # two that are copied out, one that is not
 _TURNS, _K = 3, 10
+_LONE, _LONE_QUERIES = (100, 1000, 10_000, 100_000), 24
+
+
+@dataclass(frozen=True)
+class LonePoint:
+    """One measurement of a scan for one query.
+
+    Attributes:
+        codes: Whether int8 codes were read, rather than vectors.
+        rows: How many rows were scored.
+        microseconds: Time of the query.
+    """
+
+    codes: bool
+    rows: int
+    microseconds: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,54 @@ class ScanPoint:
     rows: int
     copied: bool
     microseconds: float
+
+
+def measure_lone_scans(
+    total: int,
+    vectors: np.ndarray,
+    scans: Sequence[Callable[[np.ndarray, np.ndarray], Any]],
+    *,
+    seed: int = 0,
+) -> tuple[LonePoint, ...]:
+    """Time scans of few and of many rows.
+
+    Args:
+        total: Rows there are.
+        vectors: Queries (Q, D).
+        scans: ``scan(query, rows)`` scores rows, int32 ascending, as those of a filter mostly
+            are: exactly, and by their codes where there are any.
+        seed: Of the rows.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = [size for size in _LONE if size <= total // 2] or [max(1, total // 2)]
+    points = []
+    for size in sizes:
+        # Rows of its own for every query: rows just read would come from the processor's cache.
+        chosen = [np.sort(rng.choice(total, size, replace=False)).astype(np.int32)
+                  for _ in range(_LONE_QUERIES)]  # fmt: skip
+        for codes, scan in enumerate(scans):
+            times = []
+            for number in rng.permutation(_LONE_QUERIES):
+                started = time.perf_counter()
+                scan(vectors[number % len(vectors)], chosen[number])
+                times.append(1e6 * (time.perf_counter() - started))
+            points.append(LonePoint(bool(codes), size, float(np.median(times))))
+    return tuple(points)
+
+
+def lone_cost(points: Sequence[LonePoint], codes: bool, matching: float) -> float | None:
+    """Predict the microseconds of a scan for one query; None when it was not measured.
+
+    Example:
+        >>> points = [LonePoint(False, 100, 10.0), LonePoint(False, 200, 15.0)]
+        >>> lone_cost(points, False, 50), lone_cost(points, False, 400), lone_cost(points, True, 9)
+        (7.5, 25.0, None)
+    """
+    line = sorted((p.rows, p.microseconds) for p in points if p.codes == codes)
+    if not line:
+        return None
+    above = next((place for place, (rows, _) in enumerate(line) if rows >= matching), len(line) - 1)
+    return _at(line[max(0, above - 1) : max(0, above - 1) + 2], matching)
 
 
 def measure_scans(exact: ExactIndex, *, seed: int = 0) -> tuple[ScanPoint, ...]:
