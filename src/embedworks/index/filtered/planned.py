@@ -88,7 +88,8 @@ class FilteredIndex:
         self._alive, self._removed = alive, not alive.all()
         self._kept: OrderedDict[Any, Prepared] = OrderedDict()
         self._plans = Plans(vectors, table, graph, lists, self.ordered, codes)
-        self._largest, self._shape = float(self._plans.exact.largest), vectors.shape[1:]
+        self._largest, self._one_query = float(self._plans.exact.largest), (1, vectors.shape[1])
+        self._unit = self.similarity == "cosine"
 
     @classmethod
     def build(
@@ -220,7 +221,7 @@ class FilteredIndex:
         k = check_k(k)
         if plan not in PLANS:
             check_choice(plan, PLANS, name="plan")
-        if isinstance(where, _FILTER) and getattr(queries, "shape", ())[:1] == (1,):
+        if getattr(queries, "shape", None) == self._one_query and isinstance(where, _FILTER):
             return self._alone(queries, k, self._ready(where), plan)
         queries, margins = self._prepare(queries)
         if where is None or isinstance(where, _FILTER):
@@ -349,37 +350,34 @@ class FilteredIndex:
 
     # Private parts.
 
-    def _plain(self, queries: np.ndarray) -> bool:
-        """Say whether queries are an array that kernels take as it is; values are not looked at."""
-        plain = isinstance(queries, np.ndarray) and queries.dtype is _FLOAT32
-        return plain and queries.shape[1:] == self._shape and queries.flags.c_contiguous
-
     def _alone(self, queries: np.ndarray, k: int, ready: Prepared, plan: str) -> Neighbors:
         """Answer one query (1, D); by the exact plan in one compiled call."""
         choice = self._choose(ready, k, plan)
-        if choice.plan not in ("exact", "empty") or not self._plain(queries):
+        plain = queries.dtype is _FLOAT32 and queries.flags.c_contiguous
+        if choice.plan not in ("exact", "empty") or not plain:
             prepared, margins = self._prepare(queries)
             best, scores, name = self._one(prepared[0], margins[0], k, ready, choice)
             return Neighbors([best], [scores], [name])
         started = time.perf_counter() if choice.microseconds else 0.0
-        rows, unit = ready.rows, self.similarity == "cosine"
-        best, scores = (
-            np.empty(min(k, len(rows)), np.int64),
-            np.empty(min(k, len(rows)), np.float32),
-        )
-        if kernels.prepare_and_scan(self.vectors, queries, unit, self._largest, rows, best, scores):
+        rows = ready.rows
+        wanted = min(k, len(rows))
+        best, scores = np.empty(wanted, np.int64), np.empty(wanted, np.float32)
+        if kernels.prepare_and_scan(
+            self.vectors, queries, self._unit, self._largest, rows, best, scores
+        ):
             self._prepare(queries)  # says what is wrong with it
         if choice.microseconds:
             self.planner.observe(choice, 1e6 * (time.perf_counter() - started))
-        return Neighbors([best], [scores], ["exact" if len(best) else "empty"])
+        return Neighbors([best], [scores], ["exact" if wanted else "empty"])
 
     def _prepare(self, queries: np.ndarray) -> tuple[np.ndarray, list[float]]:
         """Return checked queries, of unit length under cosine, and their error bounds."""
-        width, unit = self.vectors.shape[1], self.similarity == "cosine"
-        if not self._plain(queries):
+        width = self.vectors.shape[1]
+        ready = isinstance(queries, np.ndarray) and queries.dtype is _FLOAT32
+        if not (ready and queries.shape[1:] == (width,) and queries.flags.c_contiguous):
             queries = check_vectors(queries, name="queries", dim=width, allow_empty=True)
         prepared, margins = np.empty(queries.shape, _FLOAT32), np.empty(len(queries), _FLOAT32)
-        if kernels.prepare(queries, unit, self._largest, prepared, margins):
+        if kernels.prepare(queries, self._unit, self._largest, prepared, margins):
             check_vectors(queries, name="queries", dim=width)
             raise InputError("A query is a zero vector: cosine similarity is not defined.")
         return prepared, margins.tolist()
