@@ -286,10 +286,10 @@ def test_rows_are_added_and_removed_and_kept_on_disk(case, data, tmp_path):
             np.testing.assert_array_equal(left, right)
     assert all(size >= 0 for size in again.memory().values())
     assert again.memory()["vectors"] == 4 * DIM * (ROWS + 150)
-    assert index.memory() == {
-        **again.memory(),
-        "attribute orders": index.memory()["attribute orders"],
-    }
+    made_when_asked = {"attribute orders", "lists", "graph"}  # in part: which plans ran decides
+    before, after = index.memory(), again.memory()
+    assert before.keys() == after.keys()
+    assert all(before[part] == after[part] for part in before.keys() - made_when_asked)
     (tmp_path / "index" / f"{case.damaged}.npy").write_bytes(b"x")
     with pytest.raises(FormatError, match="damaged"):
         type(index).load(tmp_path / "index")
