@@ -1,9 +1,10 @@
-"""How fast is search over all rows at a given recall, beside hnswlib and faiss? One thread.
+"""How fast is search over all rows at a given recall, beside other libraries? One thread.
 
-The walk of the filtered index over all its rows (`SearchGraph`), its planner, hnswlib where it is
-installed, and faiss' HNSW, on generated clusters or on the ACL Anthology (97,435 papers, MiniLM,
-titles as queries). Methods take turns in every round at every width of the beam; queries come
-one a call, and all in one call where a method can. Answers are checked against exact scores.
+The walk of the filtered index over all its rows (`SearchGraph`), its planner, hnswlib and usearch
+where they are installed, and faiss' HNSW, on generated clusters or on the ACL Anthology (97,435
+papers, MiniLM, titles as queries). Methods take turns in every round at every width of the beam;
+queries come one a call, and all in one call where a method can. Answers are checked against exact
+scores.
 
     python benchmarks/unfiltered_search.py
     EMBEDWORKS_DATA=DATA python benchmarks/unfiltered_search.py --data acl --vectors FOLDER
@@ -124,12 +125,28 @@ def faiss_hnsw(data: FilteredData) -> Contestant:
     return Contestant(ask, int(faiss.serialize_index(index).nbytes))
 
 
+def usearch(data: FilteredData) -> Contestant:
+    """Build usearch's index."""
+    library: Any = importlib.import_module("usearch.index")
+    rows, dim = data.vectors.shape
+    index = library.Index(ndim=dim, metric="ip", dtype="f32", connectivity=16, expansion_add=100)
+    index.add(np.arange(rows), data.vectors, threads=1)
+
+    def ask(queries: np.ndarray, value: float) -> np.ndarray:
+        index.expansion_search = int(value)
+        found: np.ndarray = index.search(queries, K, threads=1).keys
+        return found.reshape(len(queries), K)
+
+    return Contestant(ask, int(index.memory_usage))
+
+
 METHODS: Mapping[str, Callable[[FilteredData], Contestant]] = {
     "embedworks, graph": ours,
     "embedworks, planner": planner,
     "hnswlib M 16": lambda data: hnswlib(data, 16, 100),
     "hnswlib M 32": lambda data: hnswlib(data, 32, 200),
     "faiss HNSW 16": faiss_hnsw,
+    "usearch 16": usearch,
 }
 
 
@@ -206,9 +223,12 @@ def main() -> None:
             options.rows, options.dim, options.queries, seed=options.seed
         )
     names = options.methods
-    missing = {} if importlib.util.find_spec("hnswlib") else {
-        name: "hnswlib is not installed" for name in names if "hnswlib" in name
-    }  # fmt: skip
+    missing = {
+        name: f"{library} is not installed"
+        for name in names
+        for library in ("hnswlib", "usearch")
+        if library in name and importlib.util.find_spec(library) is None
+    }
     exact = ExactIndex(data.vectors, similarity="dot").search(data.queries, K)[0]
     about = {"machine": machine(), "versions": versions("faiss-cpu", "numba", "numpy")}
     contestants, costs = build([name for name in names if name not in missing], data)

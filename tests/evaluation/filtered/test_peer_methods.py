@@ -19,7 +19,7 @@ WHERES = (
 )
 
 
-@pytest.mark.parametrize("name", ["hnswlib", "LanceDB", "Milvus Lite"])
+@pytest.mark.parametrize("name", ["hnswlib", "usearch, then filter", "LanceDB", "Milvus Lite"])
 def test_only_rows_that_pass_come_back(name):
     method = FILTERED_METHODS[name]
     if method.missing():

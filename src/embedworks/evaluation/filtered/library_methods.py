@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from embedworks.evaluation.filtered.methods import Answer, BuiltIndex, FilteredM
 from embedworks.evaluation.filtered.worlds import FilteredData
 from embedworks.index.where import Condition
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "filter_after"]
 
 
 def _build_nothing(data: FilteredData) -> BuiltIndex:
@@ -77,17 +78,30 @@ def _ask_faiss(kind: str, built: BuiltIndex, data: FilteredData) -> Answer:
 
 
 def _ask_faiss_after(built: BuiltIndex, data: FilteredData) -> Answer:
-    """Search without the filter for ``value * k / share`` rows, then filter them."""
-    faiss, index, attributes = _faiss(), built.index, data.attributes
-    rows = len(data.vectors)
+    faiss, index = _faiss(), built.index
+
+    def find(query: np.ndarray, wanted: int) -> np.ndarray:
+        chosen = faiss.SearchParametersHNSW(efSearch=max(16, wanted))
+        found: np.ndarray = index.search(query[None], wanted, params=chosen)[1][0]
+        return found[found >= 0]
+
+    return filter_after(find, data)
+
+
+def filter_after(find: Callable[[np.ndarray, int], np.ndarray], data: FilteredData) -> Answer:
+    """Search without the filter for ``value * k / share`` rows, then filter them.
+
+    Args:
+        find: ``find(query, count)`` returns about the best ``count`` of all rows, best first.
+        data: What is searched.
+    """
+    attributes, rows = data.attributes, len(data.vectors)
 
     def answer(query: np.ndarray, k: int, where: Condition, value: float) -> np.ndarray:
         compiled = attributes.compile(where)
         matching = max(1.0, compiled.cardinality().expected)
         wanted = min(rows, math.ceil(value * k * rows / matching))
-        chosen = faiss.SearchParametersHNSW(efSearch=max(16, wanted))
-        found = index.search(query[None], wanted, params=chosen)[1][0]
-        found = found[found >= 0].astype(np.int32)
+        found = find(query, wanted).astype(np.int32)
         passing: np.ndarray = found[compiled.test(found).view(bool)][:k]
         return passing
 

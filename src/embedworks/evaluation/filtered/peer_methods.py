@@ -1,4 +1,4 @@
-"""hnswlib, LanceDB and Milvus Lite as contestants, where they are installed.
+"""hnswlib, usearch, LanceDB and Milvus Lite as contestants, where they are installed.
 
 The two databases filter by themselves, with an index on every attribute; their files lie in a
 temporary folder. They bring threads of their own: pin the process to a core to compare them.
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedworks.errors import InputError
+from embedworks.evaluation.filtered.library_methods import filter_after
 from embedworks.evaluation.filtered.methods import Answer, BuiltIndex, FilteredMethod
 from embedworks.evaluation.filtered.worlds import FilteredData
 from embedworks.index.where import And, Between, Compare, Condition, Contains, In, Literal, Not, Or
@@ -113,6 +114,25 @@ def _ask_hnswlib(built: BuiltIndex, data: FilteredData) -> Answer:
         return np.empty(0, dtype=np.int64)
 
     return answer
+
+
+def _build_usearch(data: FilteredData) -> BuiltIndex:
+    library = importlib.import_module("usearch.index")
+    rows, dim = data.vectors.shape
+    index = library.Index(ndim=dim, metric="ip", dtype="f32", connectivity=16, expansion_add=100)
+    index.add(np.arange(rows), data.vectors, threads=1)
+    return BuiltIndex(index, int(index.memory_usage))
+
+
+def _ask_usearch(built: BuiltIndex, data: FilteredData) -> Answer:
+    index = built.index
+
+    def find(query: np.ndarray, wanted: int) -> np.ndarray:
+        index.expansion_search = max(16, wanted)
+        found: np.ndarray = index.search(query, wanted, threads=1).keys
+        return found
+
+    return filter_after(find, data)
 
 
 def _build_lancedb(data: FilteredData) -> BuiltIndex:
@@ -213,6 +233,10 @@ def _ask_milvus(built: BuiltIndex, data: FilteredData) -> Answer:
 METHODS: tuple[FilteredMethod, ...] = (
     FilteredMethod("hnswlib", "M 16, ef_construction 100; its filter calls Python", _build_hnswlib,
                    _ask_hnswlib, "ef", (16.0, 32.0, 64.0, 128.0, 256.0), requires=("hnswlib",)),
+    FilteredMethod("usearch, then filter", "connectivity 16, expansion 100; for so many times "
+                   "k / share rows, which are filtered: its Python takes no filter",
+                   _build_usearch, _ask_usearch, "oversampling", (1.0, 2.0, 4.0, 8.0),
+                   requires=("usearch",)),
     FilteredMethod("LanceDB", "IVF_HNSW_SQ, 16 parts, refined 4 times, filter first",
                    _build_lancedb, _ask_lancedb, "nprobes", (1.0, 4.0, 16.0),
                    requires=("lancedb",), refuses=partial(_refuses, "=", "array_has")),
