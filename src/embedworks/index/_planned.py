@@ -349,10 +349,13 @@ class PlannedDense:
         """Return the rows a plan finds for each prepared query; None where it gave up."""
         plans = self._plans
         found: list[np.ndarray | None]
-        if choice.plan == "post-filter" and ready.all_built:
+        if plans.compiled(ready, choice) and not self.late:
             rows, _, counts = plans.walk_each(queries, k, ready, choice)
-            full = counts >= min(k, ready.count)
-            found = [line if whole else None for line, whole in zip(rows, full, strict=True)]
+            least = min(k, ready.count) if choice.plan == "post-filter" else 0
+            found = [
+                line[:count] if count >= least else None
+                for line, count in zip(rows, counts.tolist(), strict=True)
+            ]
         else:
             walks = (plans.walk(query, k, ready, choice) for query in queries)
             found = [None if best is None else best[0] for best in walks]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import types
+from numba import njit, types
 
 from embedworks._core.kernels import compile_kernel, fetch_row
 from embedworks.index.filtered._heaps import _enter, _heapify, _pop
@@ -12,57 +14,109 @@ from embedworks.index.filtered._kernels import (
     _codes,
     _dot8,
     _dot_each,
+    _f32,
     _i64,
-    _ids,
     _mask,
-    _query,
     _readonly,
     _round_query,
     _rows,
     _scales,
-    _scores,
     _vectors,
+    finish,
 )
 
 __all__ = ["scan_lists"]
 
 
+@njit
+def _promise(
+    centroids: Any, spreads: Any, query: Any, code: Any, width: Any, scores: Any, lists: Any
+) -> None:
+    """Write a heap of all lists by what each promises, in the units of the rounded query."""
+    unit, length = np.float32(0.0), np.float32(0.0)
+    for place in range(len(query)):
+        length += np.float32(code[place]) * np.float32(code[place])
+        unit = max(unit, abs(query[place]))
+    unit = np.float32(127.0) / unit if unit > 0 else np.float32(0.0)
+    gain = np.float32(width) * np.sqrt(length)
+    _dot_each(centroids, query, scores)
+    for place in range(len(lists)):
+        scores[place] = unit * scores[place] + gain * spreads[place]
+        lists[place] = place
+    _heapify(scores, lists)
+
+
+@njit
+def _passing(
+    begin: Any,
+    size: Any,
+    order: Any,
+    mask: Any,
+    rank: Any,
+    low: Any,
+    high: Any,
+    passes: Any,
+    places: Any,
+) -> Any:
+    """Write the places of a list that pass, side by side; returns how many they are."""
+    if high >= 0:
+        for number in range(size):
+            value = rank[begin + number]
+            passes[number] = np.uint8((value >= low) & (value < high))
+    else:
+        for number in range(size):
+            passes[number] = mask[order[begin + number]]
+    passes[size : size + 8] = 0
+    eight, count = passes.view(np.uint64), 0
+    for word in range(size // 8 + 1):
+        if eight[word]:
+            for number in range(8 * word, 8 * word + 8):
+                # Every place is written and few are kept: the processor need not guess which.
+                places[count] = begin + number
+                count += passes[number]
+    return count
+
+
 @compile_kernel(
-    types.UniTuple(_i64, 2),
+    types.void,
     _vectors,
     _scales,
-    _query,
     _readonly(types.int64, 1),
     _rows,
     _codes,
     _scales,
+    _vectors,
+    _vectors,
     _mask,
     _rows,
     _i64,
     _i64,
     types.float64,
     _i64,
-    _ids,
-    _scores,
+    types.int64[:, ::1],
+    types.float32[:, ::1],
+    types.int64[::1],
 )
 def scan_lists(
     centroids: np.ndarray,
     spreads: np.ndarray,
-    query: np.ndarray,
     starts: np.ndarray,
     order: np.ndarray,
     codes: np.ndarray,
     scales: np.ndarray,
+    vectors: np.ndarray,
+    queries: np.ndarray,
     mask: np.ndarray,
     rank: np.ndarray,
     low: int,
     high: int,
     width: float,
-    k: int,
-    rows: np.ndarray,
-    scores: np.ndarray,
-) -> tuple[int, int]:
-    """Scan lists, most promising first, until no list is likely to hold a better row.
+    keep: int,
+    best_rows: np.ndarray,
+    best_scores: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """For each query scan lists, most promising first, until none is likely to hold a better row.
 
     A list promises the score of its centroid and ``width`` spreads more. The scan ends when k
     rows that pass were found, and the next list promises less than the worst of these. So a
@@ -72,74 +126,55 @@ def scan_lists(
     Args:
         centroids: float32 (L, D).
         spreads: How far the scores of a list's rows lie about that of its centroid, float32 (L,).
-        query: float32 (D,).
         starts: Where each list begins in ``order``, int64 (L + 1,).
         order: Rows by list, int32 (M,).
         codes: int8 vectors in that order (M, D).
         scales: Their scales, float32 (M,).
-        mask: 1 for rows that pass, uint8.
+        vectors: float32 vectors by row (M', D), M' >= M.
+        queries: float32 (Q, D).
+        mask: 1 for rows that pass, uint8 (M',).
         rank: Place by some column of the rows in ``order``, int32 (M,); read when ``high >= 0``.
         low: First place that passes.
         high: One after the last place that passes, or -1: the mask alone decides.
         width: Spreads that a list may gain on its centroid.
-        k: Results wanted, at most as many as there is room for.
-        rows: Room for the results, best first, int32: more than k, as codes are not exact.
-        scores: Room for their scores, float32.
-
-    Returns:
-        ``(results, scored)``. Fewer than k results are all there are.
+        keep: How many rows, the best by their codes, are scored exactly; at least k.
+        best_rows: Room for the results, int64 (Q, k), k >= 1.
+        best_scores: Room for their exact scores, float32 (Q, k).
+        counts: Room for how many results each query has, int64 (Q,). Fewer than k are all there
+            are.
     """
-    lists, longest = len(centroids), 0
-    open_scores, open_lists = np.empty(lists, dtype=np.float32), np.empty(lists, dtype=np.int32)
-    code = _round_query(query)  # all scores are in its units
-    unit, length = np.float32(0.0), np.float32(0.0)
-    for place in range(len(query)):
-        length += np.float32(code[place]) * np.float32(code[place])
-        unit = max(unit, abs(query[place]))
-    unit = np.float32(127.0) / unit if unit > 0 else np.float32(0.0)
-    gain = np.float32(width) * np.sqrt(length)
-    _dot_each(centroids, query, open_scores)
+    lists, longest, k = len(centroids), 0, best_rows.shape[1]
     for place in range(lists):
-        open_scores[place] = unit * open_scores[place] + gain * spreads[place]
-        open_lists[place] = place
         longest = max(longest, starts[place + 1] - starts[place])
-    _heapify(open_scores, open_lists)
+    open_scores, open_lists = np.empty(lists, dtype=np.float32), np.empty(lists, dtype=np.int32)
     places, found = np.empty(longest + 1, np.int32), np.empty(longest, np.float32)
-    passes = np.zeros(8 * (longest // 8 + 1), np.uint8)
-    eight = passes.view(np.uint64)
-    count, scored, waiting = 0, 0, lists
-    first, end = np.int32(low), np.int32(high)
-    while waiting > 0 and (count < k or open_scores[0] >= scores[k - 1]):
-        chosen = open_lists[0]
-        waiting -= 1
-        _pop(open_scores, open_lists, waiting)
-        begin, size, passing = starts[chosen], starts[chosen + 1] - starts[chosen], 0
-        if high >= 0:
-            for number in range(size):
-                value = rank[begin + number]
-                passes[number] = np.uint8((value >= first) & (value < end))
-        else:
-            for number in range(size):
-                passes[number] = mask[order[begin + number]]
-        passes[size : size + 8] = 0
-        for word in range(size // 8 + 1):
-            if eight[word]:
-                for number in range(8 * word, 8 * word + 8):
-                    # Every place is written and few are kept: the processor need not guess which.
-                    places[passing] = begin + number
-                    passing += passes[number]
-        for number in range(min(_AHEAD, passing)):
-            fetch_row(codes, places[number])
-        for number in range(passing):
-            if number + _AHEAD < passing:
-                fetch_row(codes, places[number + _AHEAD])
-            place = places[number]
-            found[number] = np.float32(_dot8(codes[place], code)) * scales[place]
-        for number in range(passing):
-            score = found[number]
-            if count < len(rows) or score > scores[count - 1]:
-                row = order[places[number]]
-                if mask[row]:  # of a run of places it was not asked yet
-                    count = _enter(scores, rows, count, score, row)
-        scored += passing
-    return count, scored
+    passes = np.empty(8 * (longest // 8 + 2), np.uint8)
+    rows, scores = np.empty(keep, dtype=np.int32), np.empty(keep, dtype=np.float32)
+    for asked in range(len(queries)):
+        query = queries[asked]
+        code = _round_query(query)
+        _promise(centroids, spreads, query, code, width, open_scores, open_lists)
+        count, waiting = 0, lists
+        while waiting > 0 and (count < k or open_scores[0] >= scores[k - 1]):
+            chosen = open_lists[0]
+            waiting -= 1
+            _pop(open_scores, open_lists, waiting)
+            passing = _passing(starts[chosen], starts[chosen + 1] - starts[chosen], order, mask,
+                               rank, np.int32(low), np.int32(high), passes, places)  # fmt: skip
+            for number in range(min(_AHEAD, passing)):
+                fetch_row(codes, places[number])
+            for number in range(passing):
+                if number + _AHEAD < passing:
+                    fetch_row(codes, places[number + _AHEAD])
+                place = places[number]
+                found[number] = np.float32(_dot8(codes[place], code)) * scales[place]
+            for number in range(passing):
+                score = found[number]
+                if count < keep or score >= scores[count - 1]:
+                    row = order[places[number]]
+                    if mask[row]:  # of a run of places it was not asked yet
+                        count = _enter(scores, rows, count, score, row)
+        wanted = min(count, k)
+        finish(vectors, query, count, wanted, _f32(0.0), rows, scores, best_rows[asked],
+               best_scores[asked])  # fmt: skip
+        counts[asked] = wanted

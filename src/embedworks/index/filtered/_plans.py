@@ -249,11 +249,14 @@ class Plans:
         """Search lists or graph and scan what was added after them; None when it gave up."""
         if choice.plan == "codes":
             found: tuple[int, _Heap] | None = self.by_codes(query, k, ready.early)
-        elif choice.plan == "lists":
-            found = self._in_lists(query, k, ready, choice)
-        elif choice.plan == "post-filter" and ready.all_built:
-            rows, scores, counts = self.walk_each(query[None], k, ready, choice)
-            return None if counts[0] < min(k, ready.count) else (rows[0], scores[0])
+        elif self.compiled(ready, choice):
+            each, scores, counts = self.walk_each(query[None], k, ready, choice)
+            count = int(counts[0])
+            if choice.plan == "post-filter" and count < min(k, ready.count):
+                return None
+            if self.built == len(self.vectors):
+                return each[0, :count], scores[0, :count]
+            found = count, (each[0].astype(np.int32), scores[0])
         elif choice.plan == "post-filter":
             found = self._after_the_walk(query, k, ready, choice)
         else:
@@ -275,25 +278,6 @@ class Plans:
         """Scan the int8 codes of some rows."""
         heap = _heap(min(2 * k + _SPARE, len(rows)))
         return kernels.scan_codes(self.codes, self.scales, query, rows, *heap), heap
-
-    def _in_lists(
-        self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
-    ) -> tuple[int, _Heap]:
-        """Scan lists until the next one, ``choice.ef`` spreads above its centroid, is too far."""
-        lists = self.lists
-        assert lists is not None
-        rank, low, high = _NO_RANK, 0, -1
-        if ready.run is None:
-            mask = ready.mask
-        else:
-            mask, (name, low, high) = ready.alive, ready.run
-            rank = self._rank_in_lists(name)
-        heap = _heap(kept(k))
-        count, _ = scan_lists(
-            lists.centroids, lists.spreads, query, lists.starts, lists.order, lists.codes,
-            lists.scales, mask, rank, low, high, choice.ef, k, *heap,
-        )  # fmt: skip
-        return count, heap
 
     def _rank_in_lists(self, name: str) -> np.ndarray:
         """Return the places of rows in a column's order, in the order of the lists."""
@@ -322,20 +306,51 @@ class Plans:
         best = np.flatnonzero(passes)[:keep]
         return None if len(best) < k else (len(best), (rows[best], scores[best]))
 
+    def compiled(self, ready: Prepared, choice: Choice) -> bool:
+        """Say whether `walk_each` carries out a plan."""
+        return choice.plan == "lists" or (choice.plan == "post-filter" and ready.all_built)
+
     def walk_each(
         self, queries: np.ndarray, k: int, ready: Prepared, choice: Choice
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Walk all rows for many queries in one call, under a filter that is `all_built`.
+        """Search lists or graph for many queries under one filter, in one compiled call.
+
+        What was added after lists and graph were built is not looked at; see `compiled`.
 
         Returns:
-            ``(rows, scores, counts)``, as `SearchGraph.search` does: a query with a count below
-            ``min(k, matching)`` is for another plan.
+            ``(rows, scores, counts)``, int64 and float32 (Q, k), int64 (Q,), of which only the
+            first ``counts[q]`` of a line are filled. With ``"lists"`` fewer than k are all there
+            are; with ``"post-filter"`` a query with a count below ``min(k, matching)`` is for
+            another plan, and k is at most the number of rows that pass.
         """
+        if choice.plan == "lists":
+            return self._in_lists(queries, k, ready, choice)
         k, width = min(k, ready.count), self._width(k, ready, choice)
         if width > _WIDEST:
             none = np.empty((len(queries), 0), dtype=np.int64)
             return none, none.astype(np.float32), np.zeros(len(queries), dtype=np.int64)
         return self.search_graph.search(self.vectors, queries, k, ef=width, alive=ready.alive)
+
+    def _in_lists(
+        self, queries: np.ndarray, k: int, ready: Prepared, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scan lists until the next one, ``choice.ef`` spreads above its centroid, is too far."""
+        lists = self.lists
+        assert lists is not None
+        if ready.run is None:
+            mask, rank, low, high = ready.mask, _NO_RANK, 0, -1
+        else:
+            mask, (name, low, high) = ready.alive, ready.run
+            rank = self._rank_in_lists(name)
+        k = min(k, len(self.vectors))
+        best = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        counts = np.empty(len(queries), dtype=np.int64)
+        scan_lists(
+            lists.centroids, lists.spreads, lists.starts, lists.order, lists.codes, lists.scales,
+            self.vectors, queries, mask, rank, low, high, choice.ef, kept(k), best, scores, counts,
+        )  # fmt: skip
+        return best, scores, counts
 
     def _width(self, k: int, ready: Prepared, choice: Choice) -> int:
         """Return how many rows a walk must find for about ``choice.ef`` of them to pass."""

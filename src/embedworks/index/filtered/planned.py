@@ -227,13 +227,13 @@ class FilteredIndex:
         if where is None or isinstance(where, _FILTER):
             ready = self._ready(where)
             many = len(queries) >= _BATCH
-            if (many or where is None) and len(queries) and ready.count:
+            if len(queries) and ready.count:
                 choice = self._choose(ready, k, plan, queries=len(queries) if many else 1)
                 if many and choice.plan == "exact":
                     ids, scores = self._plans.exact.search(queries, k, mask=ready.mask.view(bool))
                     return Neighbors(list(ids), list(scores), ["exact"] * len(queries))
-                if choice.plan == "post-filter" and ready.all_built:
-                    return self._all(queries, margins, k, ready, choice)
+                if self._plans.compiled(ready, choice) and ready.built == len(self.vectors):
+                    return self._together(queries, margins, k, ready, choice)
             filters: Sequence[str | Condition | None] = [where] * len(queries)
         else:
             filters = where
@@ -431,7 +431,7 @@ class FilteredIndex:
         found = next((c.ef for c in offered if c.plan == plan), max(64, k))
         return Choice(plan, 0.0, found)
 
-    def _all(
+    def _together(
         self,
         queries: np.ndarray,
         margins: list[float],
@@ -439,16 +439,20 @@ class FilteredIndex:
         ready: Prepared,
         choice: Choice,
     ) -> Neighbors:
-        """Answer queries that nothing is filtered out of by one walk each, in one compiled call."""
+        """Answer queries under one filter by one walk each, in one compiled call."""
         started = time.perf_counter()
         rows, scores, counts = self._plans.walk_each(queries, k, ready, choice)
         if len(queries) < _BATCH:  # many together are faster than what the planner has to predict
             took = (time.perf_counter() - started) / len(queries)
             self.planner.observe(choice, 1e6 * took)
         found = Neighbors(list(rows), list(scores), [choice.plan] * len(queries))
-        wanted = min(k, ready.count)
-        for number, count in enumerate(counts.tolist()):
-            if count < wanted:
+        wanted = rows.shape[1] if choice.plan == "lists" else min(k, ready.count)
+        for number in np.flatnonzero(counts < wanted).tolist():
+            if choice.plan == "lists":
+                count = counts[number]
+                found.rows[number] = found.rows[number][:count]
+                found.scores[number] = found.scores[number][:count]
+            else:
                 best = self._after_walk(queries[number], margins[number], k, ready)
                 found.rows[number], found.scores[number], found.plans[number] = best
         return found
