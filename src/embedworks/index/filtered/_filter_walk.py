@@ -19,11 +19,11 @@ from embedworks.index.filtered._kernels import (
     _rows,
     _scores,
 )
-from embedworks.index.filtered._search_graph import _entry, _graph, _place
+from embedworks.index.filtered._search_graph import _entry, _fetch_links, _graph, _place
 
 __all__ = ["walk_filtered"]
 
-_FEW_TIMES = 3  # as many rows as the graph has links at most are looked at around one row
+_CAP = 3  # times the most links of a place: so many neighbours' neighbours are enough
 
 
 @njit
@@ -45,6 +45,9 @@ def _around(
     there are fewer than ``cap``; one whose neighbours were all looked at is then seen as well.
     """
     found = 0
+    if two_hop:
+        for link in range(starts[here], starts[here + 1]):
+            _fetch_links(links, starts[links[link]])
     for link in range(starts[here], starts[here + 1]):
         place = links[link]
         if stamps[place] == stamp:
@@ -57,7 +60,7 @@ def _around(
         step, end = starts[place], starts[place + 1]
         while step < end and found < cap:
             beyond = links[step]
-            if stamps[beyond] != stamp and mask[order[beyond]]:
+            if mask[order[beyond]] and stamps[beyond] != stamp:
                 stamps[beyond] = stamp
                 fresh[found] = beyond
                 found += 1
@@ -115,7 +118,7 @@ def walk_filtered(
         ``(results, distances)``; results is -1 when the limit was reached. Distances to entries
         are not counted.
     """
-    cap = _FEW_TIMES * most
+    cap = _CAP * most
     fresh = np.empty(cap + most, dtype=np.int32)
     room = 4 * len(rows) + 64
     open_scores, waiting_places = np.empty(room, dtype=np.float32), np.empty(room, dtype=np.int32)

@@ -70,6 +70,13 @@ def _entry(scales: Any, entries: Any, entry_codes: Any, code: Any) -> Any:
 
 
 @njit
+def _fetch_links(links: Any, begin: Any) -> None:
+    """Ask the processor to read the links of a place, which begin there: mostly two lines."""
+    fetch_item(links, begin)
+    fetch_item(links, min(begin + _LINE, len(links) - 1))
+
+
+@njit
 def _walk(
     codes: Any,
     scales: Any,
@@ -121,9 +128,7 @@ def _walk(
         while at < count and keys[at] & 1:
             at += 1
         if at < count:
-            begin = starts[_place(keys[at])]
-            fetch_item(links, begin)
-            fetch_item(links, min(begin + _LINE, len(links) - 1))
+            _fetch_links(links, starts[_place(keys[at])])
     return count
 
 
