@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -250,13 +249,3 @@ def test_nothing_passes():
         rows, scores = search.passing(queries[0], mask, 5, seeds=none, two_hop=two_hop,
                                       matching=10**6)  # fmt: skip
         assert len(rows) == len(scores) == 0
-
-
-def test_rows_and_places_lead_to_each_other():
-    _, _, _, lists = world()
-    np.testing.assert_array_equal(lists.places[lists.order], np.arange(len(lists.order)))
-    assert lists.places.dtype == np.int32
-    fresh = replace(lists)
-    before = fresh.nbytes()
-    assert fresh.nbytes() == before
-    assert fresh.places.nbytes == fresh.nbytes() - before

@@ -301,8 +301,9 @@ class Plans:
         """Scan the int8 codes of some rows."""
         lists, heap = self.lists, _heap(min(2 * k + _SPARE, len(rows)))
         assert lists is not None
-        found = kernels.scan_codes(lists.codes, lists.scales, lists.places, query, rows, *heap)
-        return found, heap
+        count = kernels.scan_codes(lists.codes, lists.scales, lists.order, lists.places, query,
+                                   rows, *heap)  # fmt: skip
+        return count, heap
 
     def _in_lists(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
