@@ -61,15 +61,16 @@ class Contestant:
 
 
 def ours(data: FilteredData) -> Contestant:
-    """Build lists and graph, and lay the graph out; the graph itself is not kept."""
+    """Build lists and graph."""
     lists = InvertedLists.build(data.vectors, similarity="cosine")
-    search = SearchGraph(Graph.build(data.vectors, similarity="cosine", lists=lists), lists)
+    search = SearchGraph(Graph.build(lists), lists)
     alive = np.ones(len(data.vectors), dtype=np.uint8)
 
     def ask(queries: np.ndarray, value: float) -> np.ndarray:
         return search.search(data.vectors, queries, K, ef=int(value), alive=alive)[0]
 
-    return Contestant(ask, data.vectors.nbytes + lists.nbytes() + search.nbytes())
+    nbytes = data.vectors.nbytes + lists.nbytes() + search.graph.nbytes() + search.nbytes()
+    return Contestant(ask, nbytes)
 
 
 def planner(data: FilteredData) -> Contestant:
@@ -80,7 +81,7 @@ def planner(data: FilteredData) -> Contestant:
         AttributeTable(data.table.select(["number"])),
         similarity="cosine",
         alive=np.ones(len(data.vectors), dtype=np.uint8),
-        graph=Graph.build(data.vectors, similarity="cosine", lists=lists),
+        graph=Graph.build(lists),
         lists=lists,
         planner=Planner(Calibration(), TARGETS[0]),
     )

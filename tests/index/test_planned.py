@@ -12,8 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from embedworks.errors import (
     DataWarning,
@@ -26,12 +24,12 @@ from embedworks.errors import (
     UnknownNameError,
 )
 from embedworks.index import _planned, check_collection
-from embedworks.index._graph_rows import check_graph, renumber_graph
 from embedworks.index._planned import PlannedDense
+from embedworks.index._saved_arrays import save_arrays
 from embedworks.index._structures import Structures
 from embedworks.index.collection import Collection
 from embedworks.index.exact import ExactIndex
-from embedworks.index.filtered import _plans
+from embedworks.index.filtered import lists as filtered_lists
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists, quantize
 from embedworks.index.filtered.planner import Calibration
@@ -234,12 +232,13 @@ def test_what_was_built_is_read_and_not_made_again(path, monkeypatch):
 
     for target in (Graph, InvertedLists):
         monkeypatch.setattr(target, "build", refuse)
-    monkeypatch.setattr(_plans, "quantize", refuse)
+    monkeypatch.setattr(filtered_lists, "quantize", refuse)
     collection = Collection.open(path)
     collection.add(make_rows(["n1"]), clustered(1, 3))
     for opened in (collection, Collection.open(path)):
         built = graph_of(opened).built
-        assert isinstance(built.codes.base, np.memmap) or isinstance(built.codes, np.memmap)
+        for array in (built.lists.codes, built.graph.links):
+            assert isinstance(array.base, np.memmap) or isinstance(array, np.memmap)
         assert all(rows is not None for rows in walked(opened, "lists", clustered(3, 2), 5))
 
 
@@ -401,7 +400,7 @@ def test_bad_rows_are_refused_and_the_graph_stays(path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["header", "newer", "short", "missing", "numbers", "twice", "rows"]
+    "damage", ["header", "newer", "short", "missing", "numbers", "starts", "twice", "rows"]
 )
 def test_a_damaged_graph_costs_speed_and_nothing_else(path, damage):
     folder = next(path.glob("cache/v*/graph"))
@@ -419,6 +418,10 @@ def test_a_damaged_graph_costs_speed_and_nothing_else(path, damage):
         links.unlink()
     elif damage == "numbers":  # the right size, and names rows that are not there
         np.save(links, np.full_like(np.load(links), 10**9))
+    elif damage == "starts":  # neighbours that would begin outside the links
+        starts = np.load(folder / "link_starts.npy")
+        starts[5] = 10**12
+        np.save(folder / "link_starts.npy", starts)
     elif damage == "twice":  # a row that is in two lists, and one that is in none
         order = np.load(folder / "list_order.npy")
         order[0] = order[1]
@@ -436,6 +439,34 @@ def test_a_damaged_graph_costs_speed_and_nothing_else(path, damage):
         with pytest.raises(FormatError):
             Collection.open(path, index="auto").verify()
         assert check_collection(path, repair=True).is_sound
+    check_against_scan(path, searches=3)
+
+
+def test_a_graph_of_an_older_release_is_built_again(path):
+    query = clustered(1, 2)[0]
+    expected = Collection.open(path, index="exact").search(vector=query, mode="dense")
+    folder = next(path.glob("cache/v*/graph"))
+    settings = json.loads((folder / "index.json").read_text())["settings"]
+    arrays = {file.stem: np.load(file) for file in folder.glob("*.npy")}
+    arrays |= {  # links by row in a table, levels above, and codes by row
+        "links": np.zeros((ROWS, 32), dtype=np.int32),
+        "upper_place": np.full(ROWS, -1, dtype=np.int32),
+        "upper_links": np.empty((0, 0, 16), dtype=np.int32),
+        "codes": arrays["list_codes"],
+        "scales": arrays["list_scales"],
+        "starts": arrays.pop("list_starts"),
+    }
+    del arrays["link_starts"]
+    save_arrays(folder, "collection graph", settings | {"entry": 0}, arrays, version=1)
+    with pytest.warns(DataWarning, match="has version 1, this release reads 2: build it again"):
+        collection = Collection.open(path, index="auto")
+    assert collection.search(vector=query, mode="dense") == expected
+    assert graph_of(collection) is None
+    with pytest.warns(DataWarning, match="version 1"):
+        Collection.open(path, index="planned").prepare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert graph_of(Collection.open(path)).late == 0
     check_against_scan(path, searches=3)
 
 
@@ -479,44 +510,6 @@ def test_readers_beside_a_writer(path):
     check_against_scan(path, searches=4)
 
 
-def slow_renumber(graph, kept):
-    """Links of the lowest level, row by row."""
-    new = {old: place for place, old in enumerate(kept.tolist())}
-    lines = []
-    for old in kept.tolist():
-        line = []
-        for other in graph.links[old].tolist():
-            if other < 0:
-                continue
-            if other not in new:
-                stay = [n for n in graph.links[other].tolist() if n in new]
-                if not stay or stay[0] == old:
-                    continue
-                other = stay[0]
-            line.append(new[other])
-        lines.append(line + [-1] * (graph.links.shape[1] - len(line)))
-    return np.array(lines, dtype=np.int32)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), share=st.floats(0.0, 0.9), shuffled=st.booleans())
-def test_renumbering_equals_its_loop(seed, share, shuffled):
-    rng = np.random.default_rng(seed)
-    vectors = rng.standard_normal((120, 5)).astype(np.float32)
-    graph = Graph.build(vectors, similarity="cosine", links=3)
-    kept = np.flatnonzero(rng.random(120) >= share)
-    kept = kept if len(kept) else np.array([int(rng.integers(120))])
-    kept = rng.permutation(kept) if shuffled else kept
-    found = renumber_graph(graph, kept)
-    np.testing.assert_array_equal(found.links, slow_renumber(graph, kept))
-    check_graph(found)
-    tall = found.upper_place >= 0
-    np.testing.assert_array_equal(tall, graph.upper_place[kept] >= 0)
-    assert not tall.any() or tall[found.entry]
-    above = found.upper_links[found.upper_links >= 0]
-    assert tall[above].all()
-
-
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_lists_of_the_rows_that_stay_equal_their_loop(shuffled):
     rng = np.random.default_rng(3)
@@ -531,13 +524,17 @@ def test_lists_of_the_rows_that_stay_equal_their_loop(shuffled):
         old = built.lists.order[built.lists.starts[place] : built.lists.starts[place + 1]]
         new = kept.lists.order[kept.lists.starts[place] : kept.lists.starts[place + 1]]
         assert new.tolist() == [number[row] for row in old.tolist() if row in number]
-    for codes, scales, order in (
-        (kept.codes, kept.scales, np.arange(len(rows))),
-        (kept.lists.codes, kept.lists.scales, kept.lists.order),
-    ):
-        expected, scale = quantize(vectors[rows][order])
-        np.testing.assert_array_equal(codes, expected)
-        np.testing.assert_array_equal(scales, scale)
+    codes, scales = quantize(vectors[rows][kept.lists.order])
+    np.testing.assert_array_equal(kept.lists.codes, codes)
+    np.testing.assert_array_equal(kept.lists.scales, scales)
+    stay = np.isin(built.lists.order, rows)
+    graph = built.graph.kept(stay)
+    np.testing.assert_array_equal(kept.graph.starts, graph.starts)
+    np.testing.assert_array_equal(kept.graph.links, graph.links)
+    # Rows in another order are the same places.
+    again = built.kept(rng.permutation(300))
+    assert again.graph is built.graph
+    np.testing.assert_array_equal(again.lists.codes, built.lists.codes)
 
 
 @pytest.mark.parametrize("part", ["starts", "order", "codes", "scales"])

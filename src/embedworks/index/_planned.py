@@ -1,6 +1,6 @@
 """Dense search of one version by the cheapest plan: scans, inverted lists, walks over a graph.
 
-Graph, lists and codes are a cache like the postings: made from the version's vectors, kept in its
+Lists and graph are a cache like the postings: made from the version's vectors, kept in its
 cache folder, taken over by the next versions for the rows that stay.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["GRAPH_FOLDER", "INDEXES", "PlannedDense", "wants_graph"]
 INDEXES = ("auto", "exact", "planned")
 GRAPH_FOLDER = "graph"
 
-_KIND = "collection graph"
+_KIND, _VERSION = "collection graph", 2
 _LEAST_ROWS = 2_000  # with fewer a scan is quicker whatever the dimension
 _PAYS_FROM = 10_000_000  # rows x dimensions from which "auto" builds a graph
 _TARGET_RECALL = 0.95
@@ -88,7 +88,7 @@ class _Passing:
 
 @dataclass(frozen=True, eq=False)
 class PlannedDense:
-    """Graph, lists and codes of the first G of a version's M rows, and what every plan costs.
+    """Lists and graph of the first G of a version's M rows, and what every plan costs.
 
     Attributes:
         exact: The version's vectors; all scores come from here, whatever the plan.
@@ -154,12 +154,11 @@ class PlannedDense:
         arrays = self.built.arrays()
         settings = {
             "rows": len(self.exact),
-            "entry": self.built.graph.entry,
             "removed": self.removed,
             "calibration": self.calibration.to_dict(),
             "sha256": {name: _digest(array) for name, array in arrays.items()},
         }
-        save_arrays(folder, _KIND, settings, arrays)
+        save_arrays(folder, _KIND, settings, arrays, version=_VERSION)
 
     @classmethod
     def load(cls, folder: Path, exact: ExactIndex, *, verify: bool = False) -> PlannedDense:
@@ -169,10 +168,10 @@ class PlannedDense:
             NotFoundError: When there is none.
             FormatError: When it is damaged, of another version or of other rows.
         """
-        settings, arrays = load_arrays(folder, _KIND, ARRAYS, mapped=ARRAYS)
+        settings, arrays = load_arrays(folder, _KIND, ARRAYS, version=_VERSION, mapped=ARRAYS)
         try:
             _check_settings(settings, arrays, exact, folder, verify=verify)
-            built = Structures.of(arrays, int(settings["entry"]))
+            built = Structures.of(arrays)
             calibration = Calibration.from_dict(settings["calibration"])
             return cls(exact, built, calibration, int(settings["removed"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -407,7 +406,7 @@ def _assemble(vectors: np.ndarray, built: Structures) -> Plans:
     # Compiled walks take about a second to import: collections that scan do without them.
     from embedworks.index.filtered._plans import Plans
 
-    return Plans(vectors, None, built.graph, built.lists, (), (built.codes, built.scales))
+    return Plans(vectors, None, built.graph, built.lists, ())
 
 
 def _check_settings(
@@ -419,7 +418,7 @@ def _check_settings(
     verify: bool,
 ) -> None:
     rows = settings["rows"]
-    if rows != len(exact) or not 0 < len(arrays["links"]) <= rows:
+    if rows != len(exact) or not 1 < len(arrays["link_starts"]) <= rows + 1:
         raise FormatError(f"The graph in {folder} is of {rows} rows, expected {len(exact)}.")
     if not verify:
         return

@@ -18,11 +18,15 @@ from embedworks.errors import FormatError, NotFoundError
 __all__ = ["load_arrays", "save_arrays"]
 
 _HEADER = "index.json"
-_VERSION = 1
 
 
 def save_arrays(
-    folder: Path, kind: str, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    folder: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    version: int = 1,
 ) -> None:
     """Write arrays and settings as ``folder``; what was there stays until all is written.
 
@@ -31,6 +35,7 @@ def save_arrays(
         kind: What it is, such as ``"maxsim"``; `load_arrays` insists on it.
         settings: Plain values.
         arrays: Numeric arrays by name.
+        version: Of the kind's format; `load_arrays` insists on it.
 
     Raises:
         StorageError: When the disk is full or not writable.
@@ -42,12 +47,17 @@ def save_arrays(
     with atomic_directory(Path(folder)) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        header = {"version": _VERSION, "kind": kind, "settings": dict(settings)}
+        header = {"version": version, "kind": kind, "settings": dict(settings)}
         write_json(temporary / _HEADER, header | {"arrays": described})
 
 
 def load_arrays(
-    folder: Path, kind: str, names: tuple[str, ...], *, mapped: tuple[str, ...] = ()
+    folder: Path,
+    kind: str,
+    names: tuple[str, ...],
+    *,
+    version: int = 1,
+    mapped: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `save_arrays` wrote: ``(settings, arrays)``.
 
@@ -55,12 +65,13 @@ def load_arrays(
         folder: Where from.
         kind: What it must be.
         names: The arrays it must have.
+        version: The version it must have.
         mapped: Arrays to map into memory instead of reading them.
 
     Raises:
         NotFoundError: When there is no index.
-        FormatError: When it is of another kind or a newer version, or a file is missing,
-            shortened or not what the header says.
+        FormatError: When it is of another kind or version, or a file is missing, shortened or
+            not what the header says.
     """
     folder = Path(folder)
     if not (folder / _HEADER).is_file():
@@ -68,13 +79,14 @@ def load_arrays(
     header = read_json(folder / _HEADER)
     if not isinstance(header, dict) or not isinstance(header.get("version"), int):
         raise FormatError(f"{folder / _HEADER} is not the header of an index. {_REBUILD}")
-    if header["version"] > _VERSION:
-        raise FormatError(
-            f"The index in {folder} has version {header['version']}, this release reads up to "
-            f"{_VERSION}: upgrade embedworks, or build the index again."
-        )
     if header.get("kind") != kind:
         raise FormatError(f"The index in {folder} is of kind {header.get('kind')!r}, not {kind!r}.")
+    if header["version"] != version:
+        newer = "upgrade embedworks, or build" if header["version"] > version else "build"
+        raise FormatError(
+            f"The {kind} in {folder} has version {header['version']}, this release reads "
+            f"{version}: {newer} it again."
+        )
     described, settings = header.get("arrays"), header.get("settings")
     if not isinstance(settings, dict) or not isinstance(described, dict):
         raise FormatError(f"{folder / _HEADER} lacks settings or arrays. {_REBUILD}")

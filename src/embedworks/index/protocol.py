@@ -84,7 +84,12 @@ class VectorIndex(Protocol):
 
 
 def write_index(
-    folder: Path, kind: str, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    folder: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    version: int = FORMAT_VERSION,
 ) -> None:
     """Write arrays as ``.npy`` files with a header that says what must be there.
 
@@ -93,6 +98,7 @@ def write_index(
         kind: Name of the index class's format; `read_index` checks it.
         settings: JSON values.
         arrays: Name -> array; a name is part of a file name.
+        version: Version of the format; `read_index` checks it.
 
     Raises:
         StorageError: When the disk is full or not writable; what was there is intact.
@@ -105,7 +111,7 @@ def write_index(
         }
         for name, array in arrays.items()
     }
-    header = {"format": kind, "version": FORMAT_VERSION, "settings": settings, "arrays": parts}
+    header = {"format": kind, "version": version, "settings": settings, "arrays": parts}
     with atomic_directory(Path(folder)) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
@@ -113,13 +119,19 @@ def write_index(
 
 
 def read_index(
-    folder: Path, kind: str, *, mapped: Sequence[str] = (), verify: bool = True
+    folder: Path,
+    kind: str,
+    *,
+    version: int = FORMAT_VERSION,
+    mapped: Sequence[str] = (),
+    verify: bool = True,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `write_index` wrote.
 
     Args:
         folder: The index's folder.
         kind: The format expected.
+        version: Its version.
         mapped: Arrays to map from disk, read-only, rather than read.
         verify: Whether to compare checksums of the arrays that are read into memory.
 
@@ -136,10 +148,10 @@ def read_index(
     if not isinstance(header, dict) or header.get("format") != kind:
         found = header.get("format") if isinstance(header, dict) else None
         raise FormatError(f"{folder} is no {kind} index but {found!r}. {remedy}")
-    if header.get("version") != FORMAT_VERSION:
+    if header.get("version") != version:
         raise FormatError(
             f"The index in {folder} has format version {header.get('version')!r}; this version "
-            f"of embedworks reads {FORMAT_VERSION}. {remedy}"
+            f"of embedworks reads {version}. {remedy}"
         )
     arrays = {}
     try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from embedworks.errors import FormatError
 from embedworks.index.filtered._building import add_links, choose_links
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists, quantize
@@ -14,6 +17,11 @@ from embedworks.index.filtered.search_graph import SearchGraph
 def unit(rows, dim, seed=0):
     vectors = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def neighbours(graph):
+    """Each place's neighbours, as lists."""
+    return [part.tolist() for part in np.split(graph.links, graph.starts[1:-1])]
 
 
 def choose_slowly(scores, near, most):
@@ -71,27 +79,22 @@ def test_linking_equals_its_loop(most, room):
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 def test_graphs_are_sound_and_the_same_every_time(similarity):
     vectors = unit(1500, 16) * (1 if similarity == "cosine" else 3)
-    graph = Graph.build(vectors, similarity=similarity, links=8, ef_construction=60)
-    again = Graph.build(vectors, similarity=similarity, links=8, ef_construction=60)
-    for name in ("links", "upper_place", "upper_links"):
+    lists = InvertedLists.build(vectors, similarity=similarity)
+    graph = Graph.build(lists, links=8, ef_construction=60)
+    again = Graph.build(lists, links=8, ef_construction=60)
+    for name in ("starts", "links"):
         np.testing.assert_array_equal(getattr(graph, name), getattr(again, name))
-    assert graph.entry == again.entry
-    assert graph.links.shape == (1500, 16)
-    for links in (graph.links, *graph.upper_links.transpose(1, 0, 2)):
-        there = links >= 0
-        assert (np.diff(there.astype(int), axis=1) <= 0).all()  # filled up at the end
-        for row in links:
-            assert len(set(row[row >= 0])) == np.count_nonzero(row >= 0)
-    assert not (graph.links == np.arange(1500)[:, None]).any()
-    tall = np.flatnonzero(graph.upper_place >= 0)
-    assert 1500 / 8 / 2 < len(tall) < 1500 / 8 * 2
-    np.testing.assert_array_equal(graph.upper_place[tall], np.arange(len(tall)))
-    for level in range(graph.upper_links.shape[1]):
-        links = graph.upper_links[:, level]
-        assert set(links[links >= 0]) <= set(tall[(links >= 0).any(axis=1)])
-    # The row to start from has links on every level but one where it is alone.
-    entry = graph.upper_links[graph.upper_place[graph.entry]]
-    assert ((entry >= 0).any(axis=1) | ((graph.upper_links >= 0).any(axis=2).sum(axis=0) < 2)).all()
+    graph.check()
+    assert (len(graph), graph.nbytes()) == (1500, 8 * 1501 + 4 * len(graph.links))
+    sizes = []
+    for place, linked in enumerate(neighbours(graph)):
+        assert len(set(linked)) == len(linked)
+        assert place not in linked
+        sizes.append(len(linked))
+    assert min(sizes) >= 1
+    assert max(sizes) == 16
+    other = Graph.build(lists, links=8, ef_construction=60, seed=1)
+    assert not np.array_equal(graph.links, other.links)
 
 
 def test_threads_change_nothing(monkeypatch):
@@ -100,10 +103,10 @@ def test_threads_change_nothing(monkeypatch):
     graphs = []
     for threads in ("1", "2", "5"):
         monkeypatch.setenv("EMBEDWORKS_THREADS", threads)
-        graphs.append(Graph.build(vectors, similarity="cosine", lists=lists, ef_construction=40))
+        graphs.append(Graph.build(lists, ef_construction=40))
     for graph in graphs[1:]:
         np.testing.assert_array_equal(graph.links, graphs[0].links)
-        np.testing.assert_array_equal(graph.upper_links, graphs[0].upper_links)
+        np.testing.assert_array_equal(graph.starts, graphs[0].starts)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
@@ -112,7 +115,7 @@ def test_walks_find_the_nearest_rows(similarity):
     if similarity == "dot":
         vectors *= np.random.default_rng(2).uniform(0.5, 2, (3000, 1)).astype(np.float32)
     lists = InvertedLists.build(vectors, similarity=similarity)
-    graph = Graph.build(vectors, similarity=similarity, lists=lists)
+    graph = Graph.build(lists)
     found, _, counts = SearchGraph(graph, lists).search(vectors, queries, 10, ef=200)
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     hits = [len({*one} & {*true}) for one, true in zip(found, best, strict=True)]
@@ -123,7 +126,7 @@ def test_walks_find_the_nearest_rows(similarity):
 def test_many_equal_rows_do_not_cut_off_the_others():
     vectors = np.concatenate([np.repeat(unit(3, 16), 300, axis=0), unit(600, 16, seed=1)])
     lists = InvertedLists.build(vectors, similarity="cosine")
-    graph = Graph.build(vectors, similarity="cosine", lists=lists)
+    graph = Graph.build(lists)
     rows, _ = SearchGraph(graph, lists).near(vectors[0], 1500)
     assert np.count_nonzero(rows >= 900) > 590  # of 600; faiss' graph of them reaches 427
 
@@ -131,9 +134,71 @@ def test_many_equal_rows_do_not_cut_off_the_others():
 @pytest.mark.parametrize("rows", [1, 2, 3, 9])
 def test_few_rows(rows):
     vectors = unit(rows, 4)
-    graph = Graph.build(vectors, similarity="cosine", links=2)
-    assert graph.links.shape == (rows, 4)
-    assert ((graph.links >= 0).any(axis=1) | (rows == 1)).all()
     lists = InvertedLists.build(vectors, similarity="cosine")
+    graph = Graph.build(lists, links=2)
+    graph.check()
+    assert len(graph) == rows
+    assert ((np.diff(graph.starts) > 0) | (rows == 1)).all()
     found, _ = SearchGraph(graph, lists).near(vectors[0], 10)
     assert found[0] == 0
+
+
+def kept_slowly(graph, stay):
+    """The neighbours of the places that stay, place by place."""
+    old = neighbours(graph)
+    new = {place: number for number, place in enumerate(np.flatnonzero(stay).tolist())}
+    lines = []
+    for place in new:
+        line = []
+        for other in old[place]:
+            if other not in new:
+                staying = [onward for onward in old[other] if onward in new]
+                if not staying or staying[0] == place:
+                    continue
+                other = staying[0]
+            line.append(new[other])
+        lines.append(line)
+    return lines
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.0, 1.0))
+def test_the_graph_of_places_that_stay_equals_its_loop(seed, share):
+    rng = np.random.default_rng(seed)
+    lists = InvertedLists.build(unit(120, 5, seed), similarity="cosine")
+    graph = Graph.build(lists, links=3)
+    stay = rng.random(120) >= share
+    stay[rng.integers(120)] = True
+    found = graph.kept(stay)
+    found.check()
+    assert neighbours(found) == kept_slowly(graph, stay)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"links": [1, 0, 3, 1]},
+        {"links": [1, 0, -1, 1]},
+        {"links": np.array([1, 0, 2, 1], dtype=np.int64)},
+        {"links": [[1, 0, 2, 1]]},
+        {"links": [1, 0, 2]},
+        {"starts": [0, 1, 3, 3]},
+        {"starts": [1, 1, 3, 4]},
+        {"starts": [0, 3, 1, 4]},
+        {"starts": [0, -1, 3, 4]},
+        {"starts": np.array([0, 1, 3, 4], dtype=np.int32)},
+        {"starts": [[0, 1, 3, 4]]},
+        {"starts": [], "links": []},
+        {"starts": [0], "links": []},
+    ],
+)
+def test_graphs_that_would_lead_a_walk_astray_are_refused(changes):
+    parts = {"starts": [0, 1, 3, 4], "links": [1, 0, 2, 1]}
+    kinds = {"starts": np.int64, "links": np.int32}
+    Graph(**{name: np.array(part, dtype=kinds[name]) for name, part in parts.items()}).check()
+    made = {
+        name: part if isinstance(part, np.ndarray) else np.array(part, dtype=kinds[name])
+        for name, part in (parts | changes).items()
+    }
+    with pytest.raises(FormatError, match="names rows that are not there"):
+        Graph(**made).check()

@@ -20,6 +20,7 @@ from embedworks.errors import (
 from embedworks.index import ExactIndex, FilteredIndex, VectorIndex, evaluate
 from embedworks.index.filtered.planner import Calibration, Planner, WalkPoint
 from embedworks.index.filtered.scan_cost import ScanPoint
+from embedworks.index.protocol import read_index, write_index
 
 ROWS, DIM = 3000, 16
 FILTERS = [
@@ -196,6 +197,15 @@ def test_rows_are_added_and_removed(tmp_path):
     assert again.planner.calibration == index.planner.calibration
     assert isinstance(again, VectorIndex)
     assert all(size > 0 for size in again.memory().values())
+    settings, arrays = read_index(tmp_path / "index", "filtered", version=2)
+    for name, wrong in (("links", 10**9), ("link_starts", 10**12), ("list_order", 3)):
+        bad = arrays | {name: np.full_like(arrays[name], wrong)}
+        write_index(tmp_path / "bad", "filtered", settings, bad, version=2)
+        with pytest.raises(FormatError, match="graph names|lists do not hold every row"):
+            FilteredIndex.load(tmp_path / "bad")
+    write_index(tmp_path / "old", "filtered", settings, arrays, version=1)
+    with pytest.raises(FormatError, match="version 1; .* reads 2"):
+        FilteredIndex.load(tmp_path / "old")
     (tmp_path / "index" / "links.npy").write_bytes(b"x")
     with pytest.raises(FormatError, match="damaged"):
         FilteredIndex.load(tmp_path / "index")

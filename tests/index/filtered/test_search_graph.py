@@ -24,29 +24,35 @@ def world(similarity="cosine", rows=3000, dim=24):
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors.astype(np.float32)
     stored, queries = vectors[:rows].copy(), vectors[rows:].copy()
-    graph = Graph.build(stored, similarity=similarity, links=8, ef_construction=60)
-    return stored, queries, graph, InvertedLists.build(stored, similarity=similarity)
+    lists = InvertedLists.build(stored, similarity=similarity)
+    return stored, queries, Graph.build(lists, links=8, ef_construction=60), lists
+
+
+def by_row(graph, lists, query):
+    """Each row's neighbours, all rows' scores by codes, and the row a walk starts from."""
+    order = lists.order.tolist()
+    links = np.split(lists.order[graph.links], graph.starts[1:-1])
+    linked = {row: part.tolist() for row, part in zip(order, links, strict=True)}
+    code = quantize(query[None])[0][0].astype(np.float64)
+    scores = np.empty(len(order), dtype=np.float32)
+    scores[order] = (lists.codes @ code).astype(np.float32) * lists.scales
+    middles = []
+    for number, centroid in enumerate(lists.centroids):
+        places = slice(lists.starts[number], lists.starts[number + 1])
+        if len(lists.order[places]):
+            nearness = (lists.codes[places].astype(np.float32) @ centroid) * lists.scales[places]
+            middles.append(order[places][nearness.argmax()])
+    return linked, scores, max(middles, key=lambda row: scores[row])
 
 
 def walk_slowly(graph, lists, query, ef):
     """Best-first search with lists and sets; returns rows, best first."""
-    codes = np.empty((len(lists.order), len(query)))
-    codes[lists.order] = lists.codes.astype(np.float64)
-    scales = np.empty(len(lists.order), dtype=np.float32)
-    scales[lists.order] = lists.scales
-    code = quantize(query[None])[0][0].astype(np.float64)
-    scores = (codes @ code).astype(np.float32) * scales
-    middles = []
-    for number, centroid in enumerate(lists.centroids):
-        rows = lists.order[lists.starts[number] : lists.starts[number + 1]]
-        if len(rows):
-            nearness = (codes[rows].astype(np.float32) @ centroid) * scales[rows]
-            middles.append(rows[nearness.argmax()])
-    beam = [max(middles, key=lambda row: scores[row])]
+    linked, scores, entry = by_row(graph, lists, query)
+    beam = [entry]
     seen, looked_at = set(beam), set()
     while waiting := [row for row in beam if row not in looked_at]:
         looked_at.add(waiting[0])
-        fresh = [int(o) for o in graph.links[waiting[0]] if o >= 0 and o not in seen]
+        fresh = [row for row in linked[waiting[0]] if row not in seen]
         seen.update(fresh)
         beam = sorted(beam + fresh, key=lambda row: -scores[row])[:ef]
     return beam, scores
@@ -125,8 +131,8 @@ def test_says_when_too_few_are_left():
 
 def test_equal_scores_are_ordered_by_row_and_few_rows_are_all_found():
     vectors = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
-    graph = Graph.build(vectors, similarity="cosine")
-    search = SearchGraph(graph, InvertedLists.build(vectors, similarity="cosine", lists=1))
+    lists = InvertedLists.build(vectors, similarity="cosine", lists=1)
+    search = SearchGraph(Graph.build(lists), lists)
     rows, scores, counts = search.search(vectors, vectors[:1], 50, ef=1)
     assert counts.tolist() == [12]
     assert rows[0, :12].tolist() == list(range(12))
@@ -169,9 +175,77 @@ def test_graph_and_lists_must_have_the_same_rows():
         SearchGraph(graph, InvertedLists.build(vectors[:100], similarity="cosine"))
 
 
-def test_every_link_is_there_in_the_order_of_the_lists():
-    _, _, graph, lists = world()
+def walk_filtered_slowly(graph, lists, query, mask, ef, seeds, two_hop, cap):
+    """Best-first search that keeps what passes; returns rows, and how many were scored."""
+    linked, scores, entry = by_row(graph, lists, query)
+    waiting = list(dict.fromkeys([entry, *seeds]))
+    seen, scored = set(waiting), len(waiting)
+    found = sorted((row for row in waiting if mask[row]), key=lambda row: -scores[row])[:ef]
+    while waiting:
+        here = max(waiting, key=lambda row: scores[row])
+        if len(found) == ef and scores[here] < scores[found[-1]]:
+            break
+        waiting.remove(here)
+        around = []
+        for row in linked[here]:
+            through = two_hop and not mask[row]
+            for one in linked[row] if through else [row]:
+                if through and (len(around) >= cap or not mask[one]):
+                    continue
+                if one not in seen:
+                    seen.add(one)
+                    around.append(one)
+        scored += len(around)
+        for row in around:
+            if len(found) < ef or scores[row] > scores[found[-1]]:
+                waiting.append(row)
+                if mask[row]:
+                    found = sorted([*found, row], key=lambda row: -scores[row])[:ef]
+    return found, scores, scored
+
+
+@pytest.mark.parametrize("two_hop", [False, True])
+@pytest.mark.parametrize("ef", [1, 5, 40])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_walk_under_a_filter_equals_its_loop(similarity, ef, two_hop):
+    _, queries, graph, lists = world(similarity)
+    search, rng = SearchGraph(graph, lists), np.random.default_rng(5)
+    for share, query in zip((0.8, 0.5, 0.5, 0.3, 0.2, 0.1), queries, strict=False):
+        mask = (rng.random(len(lists.order) + 50) < share).astype(np.uint8)
+        passing = np.flatnonzero(mask[: len(lists.order)])
+        seeds = rng.permutation(passing)[:4]
+        found = search.passing(query, mask, ef, seeds=seeds, two_hop=two_hop, matching=10**6)
+        slow, slow_scores, _ = walk_filtered_slowly(
+            graph, lists, query, mask, ef, seeds.tolist(), two_hop, 3 * search.most
+        )
+        assert sorted(found[0]) == sorted(slow)
+        np.testing.assert_array_equal(found[1], slow_scores[found[0]])
+
+
+@pytest.mark.parametrize("two_hop", [False, True])
+def test_the_walk_under_a_filter_gives_up_when_a_scan_is_cheaper(two_hop):
+    _, queries, graph, lists = world()
+    search, query = SearchGraph(graph, lists), queries[0]
+    mask = np.ones(len(lists.order), dtype=np.uint8)
+    none = np.empty(0, dtype=np.int32)
+    ef = 60
+    _, _, scored = walk_filtered_slowly(graph, lists, query, mask, ef, [], two_hop, 1000)
+    least = 4 * ef * search.most  # a walk is never cut off before
+    assert scored < least
+    options = {"seeds": none, "two_hop": two_hop, "matching": 1}
+    assert len(search.passing(query, mask, ef, **options)[0]) == ef
+    few = np.zeros_like(mask)
+    few[:2] = 1
+    assert search.passing(query, few, 5, **options | {"two_hop": False}) is None
+    found = search.passing(query, few, 5, **options | {"matching": 10**6, "two_hop": False})
+    assert sorted(found[0]) == [0, 1]
+
+
+def test_nothing_passes():
+    _, queries, graph, lists = world()
+    mask, none = np.zeros(len(lists.order), dtype=np.uint8), np.empty(0, dtype=np.int32)
     search = SearchGraph(graph, lists)
-    for place, row in enumerate(lists.order.tolist()):
-        linked = lists.order[search.links[search.starts[place] : search.starts[place + 1]]]
-        assert linked.tolist() == [int(other) for other in graph.links[row] if other >= 0]
+    for two_hop in (False, True):
+        rows, scores = search.passing(queries[0], mask, 5, seeds=none, two_hop=two_hop,
+                                      matching=10**6)  # fmt: skip
+        assert len(rows) == len(scores) == 0

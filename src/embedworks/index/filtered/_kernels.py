@@ -1,8 +1,8 @@
-"""Numba kernels of filtered search: scans, a walk over a graph, and the final exact scores.
+"""Numba kernels of filtered search: scans, and the final exact scores.
 
 Scans use float32 dot products and a heap somewhat larger than asked; `finish` then sums the
-kept rows' scores in float64 and says whether a row left out could belong among the best. The
-walk compares int8 codes. Higher scores are better; among equal scores the smaller row wins.
+kept rows' scores in float64 and says whether a row left out could belong among the best. Higher
+scores are better; among equal scores the smaller row wins.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import numpy as np
 from numba import njit, types
 
 from embedworks._core.kernels import compile_kernel, fetch_item, fetch_row
-from embedworks.index.filtered._heaps import _offer, _pop, _push, _worse
+from embedworks.index.filtered._heaps import _offer, _worse
 
 __all__ = [
     "best_of_rows", "finish", "prepare", "prepare_and_scan", "scan_codes", "scan_rows", "scan_run",
-    "walk",
 ]  # fmt: skip
 
 
@@ -27,12 +26,12 @@ def _readonly(kind: Any, ndim: int) -> Any:
 
 _f32, _i64, _u8 = types.float32, types.int64, types.uint8
 _vectors, _query = _readonly(_f32, 2), _readonly(_f32, 1)
-_codes, _code = _readonly(types.int8, 2), _readonly(types.int8, 1)
-_rows, _links = _readonly(types.int32, 1), _readonly(types.int32, 2)
+_codes, _rows = _readonly(types.int8, 2), _readonly(types.int32, 1)
 _mask, _scales = _readonly(_u8, 1), _readonly(_f32, 1)
 _ids, _scores = types.int32[::1], types.float32[::1]
 
 _AHEAD = 12  # rows asked for before they are needed
+_DENSE = 8  # one row in so many: then codes are read in the order they lie in
 
 
 @njit(fastmath=True)  # not inlined by numba: the sum would lose fastmath, and be seven times slower
@@ -178,29 +177,58 @@ def _round_query(query: np.ndarray) -> np.ndarray:
     return code
 
 
-@compile_kernel(_i64, _codes, _scales, _query, _rows, _ids, _scores)
+@njit
+def _places(places: Any, chosen: Any) -> Any:
+    """Return the places of the ``chosen`` rows; of many, in ascending order, to be read in turn."""
+    found = np.empty(len(chosen) + 1, dtype=np.int32)  # the loop below writes before it looks
+    if len(chosen) * _DENSE < len(places):
+        for number in range(len(chosen)):
+            found[number] = places[chosen[number]]
+        return found[: len(chosen)]
+    eights = np.zeros((len(places) + 7) // 8, dtype=np.uint64)
+    flags = eights.view(np.uint8)
+    for number in range(len(chosen)):
+        flags[places[chosen[number]]] = 1
+    count = 0
+    for eight in range(len(eights)):
+        if eights[eight]:
+            for place in range(8 * eight, 8 * eight + 8):
+                found[count] = place
+                count += flags[place]
+    return found[:count]
+
+
+@compile_kernel(_i64, _codes, _scales, _rows, _rows, _query, _rows, _ids, _scores)
 def scan_codes(
     codes: np.ndarray,
     scales: np.ndarray,
+    order: np.ndarray,
+    places: np.ndarray,
     query: np.ndarray,
     chosen: np.ndarray,
     rows: np.ndarray,
     scores: np.ndarray,
 ) -> int:
-    """As `scan_rows` on int8 codes (M, D) with their scales (M,): a quarter of the memory."""
-    for place in range(min(_AHEAD, len(chosen))):
-        fetch_row(codes, chosen[place])
-        fetch_item(scales, chosen[place])
+    """As `scan_rows` on int8 codes by place (M, D) with their scales (M,): a quarter of the memory.
+
+    Args beyond those of `scan_rows`:
+        order: Place -> row, int32 (M,).
+        places: Row -> place, int32 (M,).
+    """
+    where = _places(places, chosen)
+    for number in range(min(_AHEAD, len(where))):
+        fetch_row(codes, where[number])
+        fetch_item(scales, where[number])
     code = _round_query(query)
     count = 0
-    for place in range(len(chosen)):
-        if place + _AHEAD < len(chosen):
-            fetch_row(codes, chosen[place + _AHEAD])
-            fetch_item(scales, chosen[place + _AHEAD])
-        row = chosen[place]
-        score = np.float32(_dot8(codes[row], code)) * scales[row]
+    for number in range(len(where)):
+        if number + _AHEAD < len(where):
+            fetch_row(codes, where[number + _AHEAD])
+            fetch_item(scales, where[number + _AHEAD])
+        place = where[number]
+        score = np.float32(_dot8(codes[place], code)) * scales[place]
         if count < len(rows) or score >= scores[0]:
-            count = _offer(scores, rows, count, score, row)
+            count = _offer(scores, rows, count, score, order[place])
     return count
 
 
@@ -337,146 +365,3 @@ def prepare_and_scan(
         return 1
     _best_of_rows(vectors, query, chosen, margin, best_rows, best_scores)
     return 0
-
-
-@compile_kernel(
-    types.UniTuple(_i64, 2),
-    _codes,
-    _query,
-    _code,
-    _links,
-    _rows,
-    _readonly(types.int32, 3),
-    _i64,
-    _mask,
-    _rows,
-    _i64,
-    _i64,
-    _ids,
-    _i64,
-    _ids,
-    _scores,
-)
-def walk(
-    codes: np.ndarray,
-    scales: np.ndarray,
-    query: np.ndarray,
-    links: np.ndarray,
-    upper_place: np.ndarray,
-    upper_links: np.ndarray,
-    entry: int,
-    mask: np.ndarray,
-    seeds: np.ndarray,
-    two_hop: int,
-    limit: int,
-    stamps: np.ndarray,
-    stamp: int,
-    rows: np.ndarray,
-    scores: np.ndarray,
-) -> tuple[int, int]:
-    """Search a hierarchical graph for the passing rows with the best approximate scores.
-
-    Args:
-        codes: int8 vectors (M, D).
-        scales: What each row's integer product is multiplied with, float32 (M,).
-        query: int8 query (D,).
-        links: Neighbours on the lowest level, int32 (M, L), filled up with -1.
-        upper_place: Row -> place in ``upper_links``, or -1 for rows on the lowest level only.
-        upper_links: Neighbours on level 1 and up, int32 (U, levels, L'), filled up with -1.
-        entry: Row to start from on the highest level.
-        mask: 1 for rows that pass, uint8 (M,).
-        seeds: Passing rows to start from besides.
-        two_hop: 0 walks all rows and keeps those that pass; 1 walks passing rows only and looks
-            through the others at their neighbours (ACORN-1).
-        limit: Number of distances after which to give up.
-        stamps: Work space int32 (M,): rows seen have the value ``stamp``.
-        stamp: A value not yet used in ``stamps``.
-        rows: Heap for the results, int32 (ef,).
-        scores: Its scores, float32 (ef,).
-
-    Returns:
-        ``(results, distances)``; results is -1 when the limit was reached.
-    """
-    width = links.shape[1]
-    cap = width * (3 if two_hop else 1)
-    fresh = np.empty(cap + width, dtype=np.int32)
-    room = 4 * len(rows) + 64
-    open_scores, open_rows = np.empty(room, dtype=np.float32), np.empty(room, dtype=np.int32)
-    waiting, count, distances = 0, 0, 1
-    current = entry
-    nearest = np.float32(_dot8(codes[current], query)) * scales[current]
-    for level in range(upper_links.shape[1] - 1, -1, -1):
-        moved = True
-        while moved:
-            moved = False
-            place = upper_place[current]
-            if place < 0:
-                break
-            for column in range(upper_links.shape[2]):
-                other = upper_links[place, level, column]
-                if other < 0:
-                    break
-                score = np.float32(_dot8(codes[other], query)) * scales[other]
-                distances += 1
-                if score > nearest:
-                    nearest, current, moved = score, other, True
-    for number in range(-1, len(seeds)):
-        row = current if number < 0 else seeds[number]
-        if stamps[row] == stamp:
-            continue
-        stamps[row] = stamp
-        score = np.float32(_dot8(codes[row], query)) * scales[row]
-        _push(open_scores, open_rows, waiting, score, row)
-        waiting += 1
-        distances += 1
-        if mask[row]:
-            count = _offer(scores, rows, count, score, row)
-        if waiting == room:
-            break
-    while waiting > 0:
-        score, row = open_scores[0], open_rows[0]
-        if count == len(rows) and score < scores[0]:
-            break
-        waiting -= 1
-        _pop(open_scores, open_rows, waiting)
-        found = 0
-        for column in range(width):
-            other = links[row, column]
-            if other < 0:
-                break
-            if two_hop and not mask[other]:
-                if found >= cap:
-                    continue
-                for step in range(width):
-                    beyond = links[other, step]
-                    if beyond < 0 or found >= cap:
-                        break
-                    if mask[beyond] and stamps[beyond] != stamp:
-                        stamps[beyond] = stamp
-                        fresh[found] = beyond
-                        found += 1
-            elif stamps[other] != stamp:
-                stamps[other] = stamp
-                fresh[found] = other
-                found += 1
-        distances += found
-        if distances > limit:
-            return -1, distances
-        if waiting + found > room:
-            more = max(2 * room, waiting + found)
-            wider_scores = np.empty(more, dtype=np.float32)
-            wider_rows = np.empty(more, dtype=np.int32)
-            wider_scores[:waiting] = open_scores[:waiting]
-            wider_rows[:waiting] = open_rows[:waiting]
-            open_scores, open_rows, room = wider_scores, wider_rows, more
-        for place in range(found):
-            fetch_row(codes, fresh[place])
-        for place in range(found):
-            other = fresh[place]
-            score = np.float32(_dot8(codes[other], query)) * scales[other]
-            if count < len(rows) or score > scores[0]:
-                _push(open_scores, open_rows, waiting, score, other)
-                waiting += 1
-                if mask[other]:
-                    count = _offer(scores, rows, count, score, other)
-    return count, distances

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +15,8 @@ from embedworks.index.filtered import _kernels as kernels
 from embedworks.index.filtered._lists import scan_lists
 from embedworks.index.filtered.calibration import measure
 from embedworks.index.filtered.graph import Graph
-from embedworks.index.filtered.lists import InvertedLists, quantize
-from embedworks.index.filtered.planner import Calibration, Choice
+from embedworks.index.filtered.lists import InvertedLists
+from embedworks.index.filtered.planner import WALKS, Calibration, Choice
 from embedworks.index.filtered.search_graph import SearchGraph, kept
 from embedworks.index.where import Condition
 
@@ -29,7 +28,6 @@ _WIDEST = 1024  # rows in the beam of a walk over all rows
 _NO_RANK = np.zeros(1, dtype=np.int32)
 
 _Heap = tuple[np.ndarray, np.ndarray]
-_Found = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(eq=False)
@@ -114,9 +112,8 @@ class Plans:
         vectors: float32 (M, D), of unit length under cosine.
         table: Attributes of the rows; None when filters come with their rows.
         graph: Graph over the first rows, or None.
-        lists: Inverted lists over the same rows, or None.
+        lists: The lists it was built from, or None.
         ordered: Columns by which a second copy of the vectors is kept.
-        codes: What `quantize` gives for the rows of the graph, when it is known.
     """
 
     def __init__(
@@ -126,22 +123,13 @@ class Plans:
         graph: Graph | None,
         lists: InvertedLists | None,
         ordered: Sequence[str],
-        codes: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.vectors, self.table, self.graph, self.lists = vectors, table, graph, lists
-        self.built = len(graph.links) if graph is not None else 0
-        self.codes, self.scales = codes or quantize(vectors[: self.built])
+        self.built = len(graph) if graph is not None else 0
         self.copies = {name: vectors[self.order(name)] for name in ordered}
-        has = (
-            ("lists", lists),
-            ("post-filter", graph if lists is not None else None),
-            ("graph", graph),
-            ("two-hop", graph),
-        )
-        self.walks = tuple(name for name, part in has if part is not None)
+        self.walks = () if graph is None else WALKS
         self.probes = np.random.default_rng(0).permutation(self.built)[:1024]
         self._ranks: dict[str, np.ndarray] = {}
-        self._local = threading.local()
 
     def nbytes(self) -> dict[str, int]:
         """Return the bytes held, by part."""
@@ -151,7 +139,6 @@ class Plans:
             "ordered copies": sum(copy.nbytes for copy in self.copies.values()),
             "lists": (0 if self.lists is None else self.lists.nbytes())
             + sum(rank.nbytes for rank in self._ranks.values()),
-            "codes": self.codes.nbytes + self.scales.nbytes,
             "graph": sum(part.nbytes() for part in graphs if part is not None),
         }
 
@@ -162,7 +149,7 @@ class Plans:
 
     @cached_property
     def search_graph(self) -> SearchGraph:
-        """The graph in the order of the lists, made when it is first walked."""
+        """Graph and lists, ready to walk; made when it is first walked."""
         assert self.graph is not None
         assert self.lists is not None
         return SearchGraph(self.graph, self.lists)
@@ -276,8 +263,11 @@ class Plans:
 
     def by_codes(self, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[int, _Heap]:
         """Scan the int8 codes of some rows."""
-        heap = _heap(min(2 * k + _SPARE, len(rows)))
-        return kernels.scan_codes(self.codes, self.scales, query, rows, *heap), heap
+        lists, heap = self.lists, _heap(min(kept(k), len(rows)))
+        assert lists is not None
+        count = kernels.scan_codes(lists.codes, lists.scales, lists.order, lists.places, query,
+                                   rows, *heap)  # fmt: skip
+        return count, heap
 
     def _rank_in_lists(self, name: str) -> np.ndarray:
         """Return the places of rows in a column's order, in the order of the lists."""
@@ -361,28 +351,14 @@ class Plans:
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
     ) -> tuple[int, _Heap] | None:
         """Walk the graph; None when the walk takes longer than a scan or finds too little."""
-        graph = self.graph
-        assert graph is not None
-        mask, built = ready.mask, len(graph.links)
+        mask, built = ready.mask, self.built
         passing = ready.count if built == len(mask) else int(np.count_nonzero(mask[:built]))
-        heap = _heap(max(int(choice.ef), k))
-        limit = max(4 * len(heap[0]) * graph.links.shape[1], passing + passing // 2)
-        seeds = self.probes[mask[self.probes] == 1][:_SEEDS].astype(np.int32)
-        code = quantize(query[None])[0][0]
-        stamps, stamp = self._stamps(built)
-        count, _ = kernels.walk(
-            self.codes, self.scales, code, graph.links, graph.upper_place, graph.upper_links,
-            graph.entry, mask, seeds, int(choice.plan == "two-hop"), limit, stamps, stamp, *heap,
+        seeds = self.probes[mask[self.probes] == 1][:_SEEDS]
+        found = self.search_graph.passing(
+            query, mask, max(int(choice.ef), k), seeds=seeds,
+            two_hop=choice.plan == "two-hop", matching=passing,
         )  # fmt: skip
-        return None if count < min(k, passing) else (count, heap)
-
-    def _stamps(self, size: int) -> tuple[np.ndarray, int]:
-        """Return this thread's work space and a value not used in it."""
-        local = self._local
-        if getattr(local, "stamps", None) is None or local.stamp >= 2**31 - 2:
-            local.stamps, local.stamp = np.zeros(size, dtype=np.int32), 0
-        local.stamp += 1
-        return local.stamps, local.stamp
+        return None if found is None or len(found[0]) < min(k, passing) else (len(found[0]), found)
 
 
 def _heap(size: int) -> _Heap:

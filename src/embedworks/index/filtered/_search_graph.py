@@ -20,7 +20,6 @@ from embedworks.index.filtered._kernels import (
     _f32,
     _i64,
     _ids,
-    _links,
     _mask,
     _query,
     _readonly,
@@ -32,10 +31,13 @@ from embedworks.index.filtered._kernels import (
     finish,
 )
 
-__all__ = ["lay_out", "nearest", "nearest_each"]
+__all__ = ["nearest", "nearest_each"]
 
 _LINE = 16  # links in a line of memory
 _starts = _readonly(_i64, 1)
+
+# The arguments from ``codes`` to ``entry_codes`` of every kernel that walks a search graph.
+_graph = (_codes, _scales, _rows, _starts, _rows, _rows, _codes)
 
 
 @njit
@@ -58,13 +60,20 @@ def _score(key: Any) -> Any:
 
 
 @njit
-def _nearest_entry(scales: Any, entries: Any, entry_codes: Any, code: Any) -> Any:
-    """Return the key of the best of some places."""
+def _entry(scales: Any, entries: Any, entry_codes: Any, code: Any) -> Any:
+    """Return the key of the best of the places ``entries``, from which a walk starts."""
     best = np.int64(-(2**63))
     for number in range(len(entries)):
         place = entries[number]
         best = max(best, _key(np.float32(_dot8(entry_codes[number], code)) * scales[place], place))
     return best
+
+
+@njit
+def _fetch_links(links: Any, begin: Any) -> None:
+    """Ask the processor to read the links of a place, which begin there: mostly two lines."""
+    fetch_item(links, begin)
+    fetch_item(links, min(begin + _LINE, len(links) - 1))
 
 
 @njit
@@ -119,28 +128,33 @@ def _walk(
         while at < count and keys[at] & 1:
             at += 1
         if at < count:
-            begin = starts[_place(keys[at])]
-            fetch_item(links, begin)
-            fetch_item(links, min(begin + _LINE, len(links) - 1))
+            _fetch_links(links, starts[_place(keys[at])])
     return count
 
 
-@compile_kernel(
-    _i64,
-    _codes,
-    _scales,
-    _rows,
-    _starts,
-    _rows,
-    _rows,
-    _codes,
-    _i64,
-    _query,
-    types.int32[::1],
-    _i64,
-    _ids,
-    _scores,
-)
+@njit
+def _fill(
+    codes: Any,
+    scales: Any,
+    starts: Any,
+    links: Any,
+    entries: Any,
+    entry_codes: Any,
+    query: Any,
+    stamps: Any,
+    stamp: Any,
+    keys: Any,
+    fresh: Any,
+    found: Any,
+) -> Any:
+    """Fill the beam ``keys`` for a float32 query from the best entry on; see `_walk`."""
+    code = _round_query(query)
+    first = _entry(scales, entries, entry_codes, code)
+    return _walk(codes, scales, starts, starts[1:], links, first, code, stamps, stamp, keys,
+                 fresh, found)  # fmt: skip
+
+
+@compile_kernel(_i64, *_graph, _i64, _query, _ids, _i64, _ids, _scores)
 def nearest(
     codes: np.ndarray,
     scales: np.ndarray,
@@ -166,7 +180,7 @@ def nearest(
         links: Places of neighbours, int32.
         entries: Places, the best of which the walk starts from, int32 (E,), E >= 1.
         entry_codes: Their codes, int8 (E, D).
-        most: Neighbours of the row that has the most.
+        most: Neighbours of the place that has the most.
         query: float32 (D,).
         stamps: Work space int32 (M,): places seen have the value ``stamp``.
         stamp: A value not yet used in ``stamps``.
@@ -178,9 +192,7 @@ def nearest(
     """
     keys = np.empty(len(rows), dtype=np.int64)
     fresh, found = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.float32)
-    code = _round_query(query)
-    first = _nearest_entry(scales, entries, entry_codes, code)
-    count = _walk(codes, scales, starts, starts[1:], links, first, code, stamps, stamp, keys,
+    count = _fill(codes, scales, starts, links, entries, entry_codes, query, stamps, stamp, keys,
                   fresh, found)  # fmt: skip
     for number in range(count):
         rows[number], scores[number] = order[_place(keys[number])], _score(keys[number])
@@ -189,20 +201,14 @@ def nearest(
 
 @compile_kernel(
     types.void,
-    _codes,
-    _scales,
-    _rows,
-    _starts,
-    _rows,
-    _rows,
-    _codes,
+    *_graph,
     _i64,
     _vectors,
     _vectors,
     _mask,
     _i64,
     _i64,
-    types.int32[::1],
+    _ids,
     _i64,
     types.int64[:, ::1],
     types.float32[:, ::1],
@@ -246,9 +252,7 @@ def nearest_each(
     rows, scores = np.empty(keep, dtype=np.int32), np.empty(keep, dtype=np.float32)
     for number in range(len(queries)):
         query = queries[number]
-        code = _round_query(query)
-        first = _nearest_entry(scales, entries, entry_codes, code)
-        count = _walk(codes, scales, starts, starts[1:], links, first, code, stamps,
+        count = _fill(codes, scales, starts, links, entries, entry_codes, query, stamps,
                       stamp + number, keys, fresh, found)  # fmt: skip
         kept = 0
         for one in range(count):
@@ -263,36 +267,3 @@ def nearest_each(
         finish(vectors, query, kept, wanted, _f32(0.0), rows, scores, best_rows[number],
                best_scores[number])  # fmt: skip
         counts[number] = wanted
-
-
-@compile_kernel(types.int32[::1], _links, _rows, types.int64[::1])
-def lay_out(links: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Put the links of all rows one after the other, in an order, as places in that order.
-
-    Args:
-        links: Linked rows, int32 (M, R), -1 where there is none.
-        order: The rows in their order, int32 (M,).
-        starts: Written: where the links of each place begin, int64 (M + 1,).
-
-    Returns:
-        The linked places, int32 (starts[M],).
-    """
-    total, room = links.shape
-    places = np.empty(total, dtype=np.int32)
-    counts = np.zeros(total, dtype=np.int32)
-    for row in range(total):
-        places[order[row]] = row
-        for column in range(room):
-            counts[row] += links[row, column] >= 0
-    starts[0] = 0
-    for place in range(total):
-        starts[place + 1] = starts[place] + counts[order[place]]
-    found = np.empty(starts[total], dtype=np.int32)
-    end = 0
-    for place in range(total):
-        row = order[place]
-        for column in range(room):
-            if links[row, column] >= 0:
-                found[end] = places[links[row, column]]
-                end += 1
-    return found

@@ -1,8 +1,7 @@
-"""A hierarchical graph for walks under a filter, built from int8 codes, kept as plain arrays."""
+"""A graph over the places of inverted lists, built from their int8 codes, kept as plain arrays."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,93 +11,129 @@ import numpy as np
 
 from embedworks._core.devices import cpu_count
 from embedworks._core.progress import progress
+from embedworks.errors import FormatError
 from embedworks.index.filtered.lists import InvertedLists
 
 __all__ = ["Graph"]
 
-_TOGETHER = 1024  # rows, at most, that choose their links in the same graph
-_SHARE = 32  # and at most one such row for so many that are in it
+_TOGETHER = 1024  # places, at most, that choose their links in the same graph
+_SHARE = 32  # and at most one such place for so many that are in it
 _THREADS = 8  # each needs four bytes a row
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Links of an HNSW graph over M rows (Malkov and Yashunin, arXiv 1603.09320).
+    """Links between M rows, chosen as HNSW does (Malkov and Yashunin, arXiv 1603.09320).
+
+    Rows are numbered by their place in the order of inverted lists, whose codes a walk compares:
+    so near rows lie near in memory, and which row a place holds does not matter here. There is
+    one level; walks start at the middle of a list (`SearchGraph`) in place of the levels above.
 
     Attributes:
-        links: Neighbours on the lowest level, int32 (M, 2 * links per row), filled with -1.
-        upper_place: Row -> place in ``upper_links``, -1 for rows on the lowest level only.
-        upper_links: Neighbours above, int32 (U, levels, links per row), filled with -1.
-        entry: Row to start from.
+        starts: Where the neighbours of each place begin in ``links``, int64 (M + 1,).
+        links: Places of neighbours, int32.
     """
 
+    starts: np.ndarray
     links: np.ndarray
-    upper_place: np.ndarray
-    upper_links: np.ndarray
-    entry: int
 
     @classmethod
     def build(
         cls,
-        vectors: np.ndarray,
+        lists: InvertedLists,
         *,
-        similarity: str,
         links: int = 16,
         ef_construction: int = 100,
-        lists: InvertedLists | None = None,
         seed: int = 0,
     ) -> Graph:
-        """Build the graph of at least one float32 vector (M, D).
+        """Build the graph of the rows in some lists.
 
         The same arguments give the same graph, however many threads there are: as many as
         `embedworks._core.devices.cpu_count` says, at most eight.
 
-        Neighbours are compared by the int8 codes of inverted lists, in whose order near rows lie
-        near in memory. The rows in the middle of the lists are inserted first and the others in
-        random order, each by a walk from the middle of its own list: no level above is needed.
-        Those levels, for walks that start elsewhere, are graphs of their own over a random
-        1 in ``links`` rows each.
+        The rows in the middle of the lists are inserted first and the others in random order,
+        each by a walk from the middle of its own list.
 
         Args:
-            vectors: The vectors, of unit length under cosine.
-            similarity: ``"cosine"`` or ``"dot"``: how lists are made.
-            links: Links of a new row; the lowest level has room for twice as many.
+            lists: Lists over at least one row.
+            links: Links of a new row; any row has room for twice as many.
             ef_construction: Width of the walks.
-            lists: Lists over the same rows; made when not given.
-            seed: Of the order and the levels.
+            seed: Of the order.
+
+        Example:
+            >>> rng = np.random.default_rng(0)
+            >>> vectors = rng.normal(size=(500, 16)).astype(np.float32)
+            >>> graph = Graph.build(InvertedLists.build(vectors, similarity="dot"), links=8)
+            >>> len(graph), int(np.diff(graph.starts).max())
+            (500, 16)
         """
-        if lists is None:
-            lists = InvertedLists.build(vectors, similarity=similarity)
-        total, rng = len(vectors), np.random.default_rng(seed)
+        rng, sizes = np.random.default_rng(seed), np.diff(lists.starts)
         middles = lists.middles()
-        own = middles[np.repeat(np.cumsum(np.diff(lists.starts) > 0) - 1, np.diff(lists.starts))]
+        own = np.repeat(middles, sizes[sizes > 0])
         first = rng.permutation(middles)
-        others = np.ones(total, dtype=bool)
+        others = np.ones(len(lists.order), dtype=bool)
         others[middles] = False
         rest = rng.permutation(np.flatnonzero(others)).astype(np.int32)
         phases = [(first, np.full_like(first, first[0])), (rest, own[rest])]
-        found = _link(lists.codes, lists.scales, phases, links, 2 * links, ef_construction)
-        low = np.empty_like(found)
-        low[lists.order] = np.where(found >= 0, lists.order[found], -1)
+        return cls(*_link(lists.codes, lists.scales, phases, links, 2 * links, ef_construction))
 
-        levels = (rng.exponential(size=total) / math.log(max(2, links))).astype(np.int64)
-        tall = np.flatnonzero(levels > 0)
-        places = np.argsort(lists.order)[tall]
-        upper_place = np.full(total, -1, dtype=np.int32)
-        upper_place[tall] = np.arange(len(tall), dtype=np.int32)
-        upper = np.full((len(tall), int(levels.max()), links), -1, dtype=np.int32)
-        for level in range(upper.shape[1]):
-            there = np.flatnonzero(levels[tall] > level)
-            order = rng.permutation(len(there)).astype(np.int32)
-            phases = [(order, np.full_like(order, order[0]))]
-            found = _link(lists.codes[places[there]], lists.scales[places[there]], phases, links,
-                          links, ef_construction)  # fmt: skip
-            upper[there, level] = np.where(found >= 0, tall[there][found], -1)
-        return cls(low, upper_place, upper, int(levels.argmax()))
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def kept(self, stay: np.ndarray) -> Graph:
+        """Return the graph of the places that stay, in the same order under new numbers.
+
+        A link to a place that is gone leads to the first of that place's own neighbours that
+        stays, so that what was reached through it still is; links that lead nowhere, or back to
+        where they came from, are left out.
+
+        Args:
+            stay: True for the places that stay, bool (M,); at least one.
+
+        Example:
+            >>> links = np.array([1, 0, 2, 1], dtype=np.int32)
+            >>> chain = Graph(np.array([0, 1, 3, 4]), links)
+            >>> fewer = chain.kept(np.array([True, False, True]))
+            >>> fewer.starts.tolist(), fewer.links.tolist()
+            ([0, 0, 1], [0])
+        """
+        number = np.where(stay, np.cumsum(stay) - 1, -1).astype(np.int32)
+        owners = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
+        targets = number[self.links]
+        # For each place that is gone: the first of its neighbours that stays.
+        instead = np.full(len(self), -1, dtype=np.int32)
+        onward = np.flatnonzero(~stay[owners] & (targets >= 0))
+        gone, first = np.unique(owners[onward], return_index=True)
+        instead[gone] = targets[onward[first]]
+        targets = np.where(targets < 0, instead[self.links], targets)
+        owners = number[owners]
+        good = (owners >= 0) & (targets >= 0) & (targets != owners)
+        starts = np.zeros(np.count_nonzero(stay) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(owners[good], minlength=len(starts) - 1), out=starts[1:])
+        return Graph(starts, targets[good])
+
+    def check(self) -> None:
+        """Raise `FormatError` unless every number in the graph names one of its places.
+
+        A walk follows the numbers without looking, so those that came from a file are checked.
+        """
+        starts, links = self.starts, self.links
+        sound = (
+            (starts.ndim, links.ndim) == (1, 1)
+            and starts.dtype == np.int64
+            and links.dtype == np.int32
+            and len(starts) > 1
+            and (int(starts[0]), int(starts[-1])) == (0, len(links))
+            and bool((starts[1:] >= starts[:-1]).all())
+            and int(links.min(initial=0)) >= 0
+            and int(links.max(initial=0)) < len(starts) - 1
+        )
+        if not sound:
+            raise FormatError("The graph names rows that are not there, or has another shape.")
 
     def nbytes(self) -> int:
         """Return the bytes of the links."""
-        return int(self.links.nbytes + self.upper_place.nbytes + self.upper_links.nbytes)
+        return int(self.starts.nbytes + self.links.nbytes)
 
 
 def _link(
@@ -108,8 +143,8 @@ def _link(
     links: int,
     room: int,
     ef: int,
-) -> np.ndarray:
-    """Return one level's neighbours, int32 (M, room), filled with -1.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the neighbours of all places as ``(starts, links)`` of a graph.
 
     Args:
         codes: int8 vectors (M, D).
@@ -159,5 +194,5 @@ def _link(
                           starts, ends)  # fmt: skip
                 begin, inserted = begin + size, inserted + size
                 bar.advance(size)
-    found[np.arange(room) >= (ends - starts)[:, None]] = -1
-    return found
+    counts = ends - starts
+    return np.concatenate([[0], np.cumsum(counts)]), found[np.arange(room) < counts[:, None]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ _ROUNDS = 8
 class InvertedLists:
     """M rows divided among L lists.
 
+    A place is the number of a row in the order of the lists: rows near each other have near
+    places, so what is walked or scanned together lies together in memory.
+
     Attributes:
         centroids: float32 (L, D).
         starts: Where each list begins in ``order``, int64 (L + 1,).
-        order: Rows by list, int32 (M,).
+        order: Rows by list, which is place -> row, int32 (M,).
         codes: int8 vectors in that order (M, D).
         scales: What an integer product is multiplied with, float32 (M,).
         spreads: Root mean square of the distances between a list's rows and its centroid along
@@ -92,11 +96,15 @@ class InvertedLists:
         spreads = _spreads(vectors, centroids, starts, order)
         return cls(centroids, starts, order, codes, scales, spreads)
 
-    def middles(self) -> np.ndarray:
-        """Return for each list that is not empty the place of the row nearest its centroid, int32.
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Row -> place, int32 (M,); made when it is first asked for."""
+        places = np.empty_like(self.order)
+        places[self.order] = np.arange(len(places), dtype=np.int32)
+        return places
 
-        A place is a number of a row in the order of the lists.
-        """
+    def middles(self) -> np.ndarray:
+        """Return the place nearest its centroid for each list that is not empty, int32."""
         found = []
         for number, centroid in enumerate(self.centroids):
             begin, end = self.starts[number], self.starts[number + 1]
@@ -105,19 +113,22 @@ class InvertedLists:
                 found.append(begin + int(scores.argmax()))
         return np.array(found, dtype=np.int32)
 
+    def kept(self, stay: np.ndarray, number: np.ndarray) -> InvertedLists:
+        """Return the lists of the rows that stay, in the same order.
+
+        Args:
+            stay: True for the places that stay, bool (M,).
+            number: Row -> its new number, int32 (M,); read for rows that stay.
+        """
+        starts = np.concatenate([[0], np.cumsum(stay, dtype=np.int64)])[self.starts]
+        return InvertedLists(self.centroids, starts, number[self.order[stay]], self.codes[stay],
+                             self.scales[stay], self.spreads)  # fmt: skip
+
     def nbytes(self) -> int:
         """Return the bytes of everything."""
-        return sum(
-            array.nbytes
-            for array in (
-                self.centroids,
-                self.starts,
-                self.order,
-                self.codes,
-                self.scales,
-                self.spreads,
-            )
-        )
+        arrays = (self.centroids, self.starts, self.order, self.codes, self.scales, self.spreads)
+        made = self.__dict__.get("places")
+        return sum(array.nbytes for array in arrays) + (0 if made is None else made.nbytes)
 
 
 def _spreads(

@@ -38,7 +38,7 @@ __all__ = ["PLANS", "FilteredIndex"]
 
 PLANS = ("auto", "exact", "codes", "lists", "post-filter", "graph", "two-hop")
 
-_KIND = "filtered"
+_KIND, _VERSION = "filtered", 2
 _KEPT_FILTERS = 32
 _BATCH = 8  # queries under one filter from which an exact plan is a matrix product
 _FEW = 128  # rows that are scanned without asking the planner: nothing else is cheaper
@@ -76,7 +76,6 @@ class FilteredIndex:
         lists: InvertedLists | None,
         planner: Planner,
         ordered: Sequence[str] = (),
-        codes: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         if len(table) != len(vectors) or len(alive) != len(vectors):
             raise ShapeError(
@@ -87,7 +86,7 @@ class FilteredIndex:
         self.ordered = tuple(ordered)
         self._alive, self._removed = alive, not alive.all()
         self._kept: OrderedDict[Any, Prepared] = OrderedDict()
-        self._plans = Plans(vectors, table, graph, lists, self.ordered, codes)
+        self._plans = Plans(vectors, table, graph, lists, self.ordered)
         self._largest, self._one_query = float(self._plans.exact.largest), (1, vectors.shape[1])
         self._unit = self.similarity == "cosine"
 
@@ -113,7 +112,7 @@ class FilteredIndex:
             similarity: ``"cosine"`` or ``"dot"``.
             ordered: Columns of single values by which a second copy of the vectors is kept in
                 order, so that a range or one value is a contiguous run.
-            links: Links per row of the graph; the lowest level has twice as many.
+            links: Links per row of the graph; any row has room for twice as many.
             ef_construction: Width of the search for neighbours when the graph is built.
             graph_from: With fewer rows there are no lists and no graph: scanning is faster.
             target_recall: Recall@10 a walk must reach, in (0, 1].
@@ -139,8 +138,7 @@ class FilteredIndex:
         graph = lists = None
         if len(stored) >= max(2, graph_from):
             lists = InvertedLists.build(stored, similarity=similarity)
-            graph = Graph.build(stored, similarity=similarity, links=links,
-                                ef_construction=ef_construction, lists=lists)  # fmt: skip
+            graph = Graph.build(lists, links=links, ef_construction=ef_construction)
         index = cls(
             stored,
             table,
@@ -274,25 +272,21 @@ class FilteredIndex:
         }
         graph, lists = self._plans.graph, self._plans.lists
         if graph is not None:
-            arrays |= {
-                "links": graph.links,
-                "upper_place": graph.upper_place,
-                "upper_links": graph.upper_links,
-            }
+            arrays |= {"link_starts": graph.starts, "links": graph.links}
         if lists is not None:
             arrays |= {
                 "centroids": lists.centroids,
-                "starts": lists.starts,
+                "list_starts": lists.starts,
                 "list_order": lists.order,
             }
         settings = {
             "similarity": self.similarity,
             "ordered": list(self.ordered),
-            "entry": None if graph is None else graph.entry,
+            "graph": graph is not None,
             "target_recall": self.planner.target_recall,
             "calibration": self.planner.calibration.to_dict(),
         }
-        write_index(folder, _KIND, settings, arrays)
+        write_index(folder, _KIND, settings, arrays, version=_VERSION)
 
     @classmethod
     def load(cls, folder: Path) -> FilteredIndex:
@@ -302,15 +296,14 @@ class FilteredIndex:
             NotFoundError: When there is none.
             FormatError: When it is damaged or of another version.
         """
-        settings, arrays = read_index(folder, _KIND)
+        settings, arrays = read_index(folder, _KIND, version=_VERSION)
         try:
             graph = lists = None
-            if settings["entry"] is not None:
-                graph = Graph(arrays["links"], arrays["upper_place"], arrays["upper_links"],
-                              int(settings["entry"]))  # fmt: skip
-                lists = InvertedLists.of(arrays["vectors"][: len(graph.links)],
-                                         arrays["centroids"], arrays["starts"],
-                                         arrays["list_order"])  # fmt: skip
+            if settings["graph"]:
+                graph = Graph(arrays["link_starts"], arrays["links"])
+                graph.check()
+                lists = InvertedLists.of(arrays["vectors"][: len(graph)], arrays["centroids"],
+                                         arrays["list_starts"], arrays["list_order"])  # fmt: skip
             calibration = Calibration.from_dict(settings["calibration"])
             planner = Planner(calibration, settings["target_recall"])
             return cls(

@@ -1,4 +1,4 @@
-"""A graph laid out for search over all rows: near rows near in memory, compared by int8 codes."""
+"""Search over a graph by the codes of its lists: among all rows, or steered by a filter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import threading
 import numpy as np
 
 from embedworks.index.filtered._beam import Scratch
-from embedworks.index.filtered._search_graph import lay_out, nearest, nearest_each
+from embedworks.index.filtered._filter_walk import walk_filtered
+from embedworks.index.filtered._search_graph import nearest, nearest_each
 from embedworks.index.filtered.graph import Graph
 from embedworks.index.filtered.lists import InvertedLists
 
@@ -27,11 +28,11 @@ def kept(k: int) -> int:
 
 
 class SearchGraph:
-    """The lowest level of an HNSW graph in the order of inverted lists.
+    """A graph with the inverted lists in whose order its rows are.
 
-    A walk starts at the best of one row per list, in place of the graph's upper levels, and
-    compares the codes that the lists hold already; only the rows it ends with are read in full.
-    What is kept besides graph and lists can be made from them at any time, so nothing is saved.
+    A walk starts at the best of one row per list, where HNSW has levels above, and compares the
+    codes that the lists hold already; only the rows it ends with are read in full. What is kept
+    besides graph and lists are those rows to start from: nothing is saved.
 
     The rows of a beam are about the best of all rows, so those of them that pass a filter are
     about the best that pass: where many rows pass, `near` and a filter of its few rows are all a
@@ -39,7 +40,7 @@ class SearchGraph:
 
     Args:
         graph: Graph over M rows.
-        lists: Lists over the same rows.
+        lists: The lists it was built from.
 
     Raises:
         ValueError: When graph and lists have different rows.
@@ -47,28 +48,26 @@ class SearchGraph:
     Example:
         >>> rng = np.random.default_rng(0)
         >>> vectors = rng.normal(size=(500, 16)).astype(np.float32)
-        >>> graph = Graph.build(vectors, similarity="dot")
-        >>> search = SearchGraph(graph, InvertedLists.build(vectors, similarity="dot"))
+        >>> lists = InvertedLists.build(vectors, similarity="dot")
+        >>> search = SearchGraph(Graph.build(lists), lists)
         >>> rows, scores, counts = search.search(vectors, vectors[:2], 3, ef=50)
         >>> rows.shape, counts.tolist()
         ((2, 3), [3, 3])
     """
 
     def __init__(self, graph: Graph, lists: InvertedLists) -> None:
-        total = len(lists.order)
-        if len(graph.links) != total or total == 0:
-            raise ValueError(f"a graph of {len(graph.links)} rows and lists of {total}")
-        self.starts = np.empty(total + 1, dtype=np.int64)
-        self.links = lay_out(graph.links, lists.order, self.starts)
+        if len(graph) != len(lists.order) or len(graph) == 0:
+            raise ValueError(f"a graph of {len(graph)} rows and lists of {len(lists.order)}")
+        self.graph, self.lists = graph, lists
         self.entries = lists.middles()
         self.entry_codes = lists.codes[self.entries]
-        most = int(np.diff(self.starts).max())
-        self._arrays = (lists.codes, lists.scales, lists.order, self.starts, self.links,
-                        self.entries, self.entry_codes, most)  # fmt: skip
+        self.most = int(np.diff(graph.starts).max())
+        self._arrays = (lists.codes, lists.scales, lists.order, graph.starts, graph.links,
+                        self.entries, self.entry_codes, self.most)  # fmt: skip
         self._local = threading.local()
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.graph)
 
     def near(self, query: np.ndarray, ef: int) -> tuple[np.ndarray, np.ndarray]:
         """Return about the best ``ef`` of all rows, best first, removed ones included.
@@ -84,6 +83,38 @@ class SearchGraph:
         rows, scores = np.empty(ef, dtype=np.int32), np.empty(ef, dtype=np.float32)
         count = nearest(*self._arrays, query, *self._scratch().take(), rows, scores)
         return rows[:count], scores[:count]
+
+    def passing(
+        self,
+        query: np.ndarray,
+        mask: np.ndarray,
+        ef: int,
+        *,
+        seeds: np.ndarray,
+        two_hop: bool,
+        matching: int,
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return about the best ``ef`` rows that pass, in the order of a heap.
+
+        Args:
+            query: float32 (D,).
+            mask: 1 for rows that pass, uint8 (M',); the first M of them are the graph's rows.
+            ef: Room for results, at least 1.
+            seeds: Passing rows to start from besides, int32.
+            two_hop: Whether to walk passing rows only, and look through the others at their
+                neighbours (ACORN-1, arXiv 2403.04871); else all rows are walked.
+            matching: How many of the graph's rows pass.
+
+        Returns:
+            ``(rows, scores)`` as `near` does; None when scoring all rows that pass is cheaper
+            than going on. Far fewer than ``ef`` means that the walk was cut off from the others.
+        """
+        rows, scores = np.empty(ef, dtype=np.int32), np.empty(ef, dtype=np.float32)
+        limit = max(4 * ef * self.most, matching + matching // 2)
+        count, _ = walk_filtered(*self._arrays, query, mask, self.lists.places[seeds],
+                                 int(two_hop), limit, *self._scratch().take(), rows,
+                                 scores)  # fmt: skip
+        return None if count < 0 else (rows[:count], scores[:count])
 
     def search(
         self,
@@ -121,8 +152,7 @@ class SearchGraph:
 
     def nbytes(self) -> int:
         """Return the bytes held beside graph and lists."""
-        held = (self.starts, self.links, self.entries, self.entry_codes)
-        return sum(array.nbytes for array in held)
+        return int(self.entries.nbytes + self.entry_codes.nbytes)
 
     def _scratch(self) -> Scratch:
         """Return this thread's work space."""
