@@ -24,7 +24,7 @@ from embedworks.index import MaxSimIndex, MuveraIndex, PlaidIndex, pool_document
 from embedworks.reproductions import FrozenTokens
 
 K = 10
-EIGHTH = 83  # bytes of a code with which all of the index is an eighth of float16
+EIGHTH = 84  # bytes of a code with which all of the index is an eighth of float16
 
 
 class PlainMaxSim:
@@ -116,7 +116,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=11429)
-    parser.add_argument("--centroids", type=int, default=1024)
+    parser.add_argument("--centroids", type=int, default=512)
     parser.add_argument("--only", nargs="*", default=[""], help="parts of names; exact is added")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
