@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from embedworks._core.kernels import compile_kernel, fetch_item, fetch_row
+from embedworks._core.kernels import compile_kernel, fetch_row
 from embedworks.index.filtered._heaps import _offer, _worse
 
 __all__ = [
@@ -31,7 +31,7 @@ _mask, _scales = _readonly(_u8, 1), _readonly(_f32, 1)
 _ids, _scores = types.int32[::1], types.float32[::1]
 
 _AHEAD = 12  # rows asked for before they are needed
-_DENSE = 8  # one row in so many: then codes are read in the order they lie in
+_IN_TURN = 16  # bytes of codes to be read, for each row there is, from which order pays
 
 
 @njit(fastmath=True)  # not inlined by numba: the sum would lose fastmath, and be seven times slower
@@ -178,10 +178,14 @@ def _round_query(query: np.ndarray) -> np.ndarray:
 
 
 @njit
-def _places(places: Any, chosen: Any) -> Any:
-    """Return the places of the ``chosen`` rows; of many, in ascending order, to be read in turn."""
+def _places(places: Any, chosen: Any, width: Any) -> Any:
+    """Return the places of the ``chosen`` rows; of many, in ascending order, to be read in turn.
+
+    Putting them in order takes the same time for codes of any ``width``; reading here and there
+    takes the longer the wider they are.
+    """
     found = np.empty(len(chosen) + 1, dtype=np.int32)  # the loop below writes before it looks
-    if len(chosen) * _DENSE < len(places):
+    if len(chosen) * width < _IN_TURN * len(places):
         for number in range(len(chosen)):
             found[number] = places[chosen[number]]
         return found[: len(chosen)]
@@ -215,16 +219,14 @@ def scan_codes(
         order: Place -> row, int32 (M,).
         places: Row -> place, int32 (M,).
     """
-    where = _places(places, chosen)
+    where = _places(places, chosen, codes.shape[1])
     for number in range(min(_AHEAD, len(where))):
         fetch_row(codes, where[number])
-        fetch_item(scales, where[number])
     code = _round_query(query)
     count = 0
     for number in range(len(where)):
         if number + _AHEAD < len(where):
             fetch_row(codes, where[number + _AHEAD])
-            fetch_item(scales, where[number + _AHEAD])
         place = where[number]
         score = np.float32(_dot8(codes[place], code)) * scales[place]
         if count < len(rows) or score >= scores[0]:
