@@ -85,6 +85,7 @@ def test_random_conditions_give_what_arrow_gives(rows, conditions):
     rng = np.random.default_rng(1)
     everything = np.arange(rows, dtype=np.int32)
     some = rng.choice(rows, min(rows, 5), replace=False).astype(np.int32)
+    said = 0
     for _ in range(conditions):
         where = condition(rng)
         expected = evaluate(where, arrow)
@@ -101,6 +102,16 @@ def test_random_conditions_give_what_arrow_gives(rows, conditions):
             name, start, end = ready.run
             order = attributes.column(name).order[start:end]
             np.testing.assert_array_equal(np.sort(order), np.flatnonzero(expected))
+        groups = ready.clauses()
+        said += groups is not None
+        if groups is not None:
+            passes = np.ones(rows, dtype=bool)
+            for group in groups:
+                ranks = [(attributes.rank(name), start, end) for name, start, end in group]
+                among = [(start <= rank) & (rank < end) for rank, start, end in ranks]
+                passes &= np.any([np.zeros(rows, dtype=bool), *among], axis=0)
+            np.testing.assert_array_equal(passes, expected, err_msg=str(where))
+    assert conditions / 3 < said < conditions
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])

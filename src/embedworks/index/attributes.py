@@ -8,6 +8,7 @@ slow, obvious twin with the same answers.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ _SAMPLE = 1000
 _FEW = 4096  # rows that are tested one by one rather than through a mask of all rows
 _PROBE = 240  # looking a row up in a list costs as much as writing so many of the list to a mask
 _CLEAR = 12  # and as making an empty mask of so many times more rows
+_MOST_RUNS = 16  # with more, a mask of all rows is as fast as testing row by row
 _NONE = np.empty(0, dtype=np.int32)
 _JOINS, _NUMBER = (And, Or), (int, float)  # as unions they would be made anew for every filter
 
@@ -64,6 +66,9 @@ class Cardinality(NamedTuple):
         return self.minimum == self.maximum
 
 
+Run = tuple[str, int, int]  # a column, and where a run of its order starts and ends
+
+
 class Filter:
     """A condition made ready for one `AttributeTable`; use `AttributeTable.compile`.
 
@@ -75,11 +80,18 @@ class Filter:
 
     total: int
     bounds: Cardinality
-    run: tuple[str, int, int] | None = None
+    run: Run | None = None
 
     def cardinality(self) -> Cardinality:
         """Return bounds on the number of rows that pass, without looking at rows."""
         return self.bounds
+
+    def clauses(self) -> tuple[tuple[Run, ...], ...] | None:
+        """Return groups of runs: the rows that pass are in a run of every group.
+
+        None where that does not say it, or only with many runs.
+        """
+        return None
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         """Return 1 for each of the int32 ``rows`` that passes, uint8 (len(rows),)."""
@@ -119,6 +131,11 @@ class _Runs(Filter):
         else:
             count = sum([end - start for start, end in runs])
         self.bounds = Cardinality(count, count, count)
+
+    def clauses(self) -> tuple[tuple[Run, ...], ...] | None:
+        if len(self.runs) > _MOST_RUNS:
+            return None
+        return (tuple((self.column.name, start, end) for start, end in self.runs),)
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         found = np.zeros(len(rows), dtype=np.uint8)
@@ -196,6 +213,21 @@ class _Joined(Filter):
         low = max(0, sum([part.minimum for part in parts]) - (len(parts) - 1) * total)
         high = min([part.maximum for part in parts])
         return Cardinality(low, min(high, max(low, expected)), high)
+
+    def clauses(self) -> tuple[tuple[Run, ...], ...] | None:
+        if self.run is not None:
+            return ((self.run,),)
+        parts = [part.clauses() for part in self.parts]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        if not self.any:
+            groups = list(itertools.chain(*known))
+        elif math.prod([len(part) for part in known]) > _MOST_RUNS:
+            return None
+        else:  # one group of each part, in all combinations
+            groups = [tuple(itertools.chain(*some)) for some in itertools.product(*known)]
+        return tuple(groups) if sum([len(group) for group in groups]) <= _MOST_RUNS else None
 
     def test(self, rows: np.ndarray) -> np.ndarray:
         found = self.parts[0].test(rows)
@@ -410,7 +442,7 @@ class AttributeTable:
         raise InputError(f"{str(predicate)!r:.200} cannot be used on this column.")
 
 
-def _common_run(parts: Sequence[Filter]) -> tuple[str, int, int] | None:
+def _common_run(parts: Sequence[Filter]) -> Run | None:
     """Return what runs of one column's order have in common; None when parts are no such runs."""
     runs = [part.run for part in parts if part.run is not None]
     if len(runs) < len(parts) or len({run[0] for run in runs}) > 1:

@@ -52,20 +52,30 @@ def _passing(
     size: Any,
     order: Any,
     mask: Any,
-    rank: Any,
-    low: Any,
-    high: Any,
+    ranks: Any,
+    runs: Any,
+    some: Any,
     passes: Any,
     places: Any,
 ) -> Any:
     """Write the places of a list that pass, side by side; returns how many they are."""
-    if high >= 0:
-        for number in range(size):
-            value = rank[begin + number]
-            passes[number] = np.uint8((value >= low) & (value < high))
-    else:
+    if len(runs) == 0:
         for number in range(size):
             passes[number] = mask[order[begin + number]]
+    else:
+        passes[:size] = 1
+    at = 0
+    while at < len(runs):
+        group = runs[at, 0]
+        some[:size] = 0
+        while at < len(runs) and runs[at, 0] == group:
+            rank, low, high = ranks[runs[at, 1]], runs[at, 2], runs[at, 3]
+            for number in range(size):
+                value = rank[begin + number]
+                some[number] |= np.uint8((value >= low) & (value < high))
+            at += 1
+        for number in range(size):
+            passes[number] &= some[number]
     passes[size : size + 8] = 0
     eight, count = passes.view(np.uint64), 0
     for word in range(size // 8 + 1):
@@ -88,9 +98,8 @@ def _passing(
     _vectors,
     _vectors,
     _mask,
-    _rows,
-    _i64,
-    _i64,
+    _readonly(types.int32, 2),
+    _readonly(types.int32, 2),
     types.float64,
     _i64,
     types.int64[:, ::1],
@@ -107,9 +116,8 @@ def scan_lists(
     vectors: np.ndarray,
     queries: np.ndarray,
     mask: np.ndarray,
-    rank: np.ndarray,
-    low: int,
-    high: int,
+    ranks: np.ndarray,
+    runs: np.ndarray,
     width: float,
     keep: int,
     best_rows: np.ndarray,
@@ -132,10 +140,11 @@ def scan_lists(
         scales: Their scales, float32 (M,).
         vectors: float32 vectors by row (M', D), M' >= M.
         queries: float32 (Q, D).
-        mask: 1 for rows that pass, uint8 (M',).
-        rank: Place by some column of the rows in ``order``, int32 (M,); read when ``high >= 0``.
-        low: First place that passes.
-        high: One after the last place that passes, or -1: the mask alone decides.
+        mask: 1 for rows that pass, uint8 (M',); with runs, for rows that are not removed.
+        ranks: Places by some columns of the rows in ``order``, int32 (C, M).
+        runs: ``group, column, low, high``, int32 (R, 4), group by group: rows pass that are, for
+            every group, in one of its runs: whose place by that column is ``low`` to ``high - 1``.
+            So only the lists that are scanned are looked at. Without runs the mask decides alone.
         width: Spreads that a list may gain on its centroid.
         keep: How many rows, the best by their codes, are scored exactly; at least k.
         best_rows: Room for the results, int64 (Q, k), k >= 1.
@@ -148,7 +157,7 @@ def scan_lists(
         longest = max(longest, starts[place + 1] - starts[place])
     open_scores, open_lists = np.empty(lists, dtype=np.float32), np.empty(lists, dtype=np.int32)
     places, found = np.empty(longest + 1, np.int32), np.empty(longest, np.float32)
-    passes = np.empty(8 * (longest // 8 + 2), np.uint8)
+    some, passes = np.empty(longest, np.uint8), np.empty(8 * (longest // 8 + 2), np.uint8)
     rows, scores = np.empty(keep, dtype=np.int32), np.empty(keep, dtype=np.float32)
     for asked in range(len(queries)):
         query = queries[asked]
@@ -160,7 +169,7 @@ def scan_lists(
             waiting -= 1
             _pop(open_scores, open_lists, waiting)
             passing = _passing(starts[chosen], starts[chosen + 1] - starts[chosen], order, mask,
-                               rank, np.int32(low), np.int32(high), passes, places)  # fmt: skip
+                               ranks, runs, some, passes, places)  # fmt: skip
             for number in range(min(_AHEAD, passing)):
                 fetch_row(codes, places[number])
             for number in range(passing):
@@ -172,7 +181,7 @@ def scan_lists(
                 score = found[number]
                 if count < keep or score >= scores[count - 1]:
                     row = order[places[number]]
-                    if mask[row]:  # of a run of places it was not asked yet
+                    if mask[row]:  # of rows in runs it was not asked yet
                         count = _enter(scores, rows, count, score, row)
         wanted = min(count, k)
         finish(vectors, query, count, wanted, _f32(0.0), rows, scores, best_rows[asked],

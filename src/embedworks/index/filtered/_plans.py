@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ __all__ = ["Plans", "Prepared"]
 _SPARE = 16  # rows a scan keeps beyond k, so that rounding cannot lose one
 _SEEDS = 12
 _WIDEST = 1024  # rows in the beam of a walk over all rows
-_NO_RANK = np.zeros(1, dtype=np.int32)
+_NO_RUNS = np.empty((0, 4), dtype=np.int32)
 
 _Heap = tuple[np.ndarray, np.ndarray]
 
@@ -41,6 +42,7 @@ class Prepared:
         removed: Whether some are.
         built: How many rows there were when lists and graph were built.
         matching: How many rows pass, maybe estimated; None before the planner asked.
+        runs: What lists need to know of the filter; None before they were scanned.
     """
 
     where: str | Condition | None
@@ -49,6 +51,7 @@ class Prepared:
     removed: bool
     built: int
     matching: float | None = None
+    runs: np.ndarray | None = None
     _rows: np.ndarray | None = None
 
     @cached_property
@@ -129,7 +132,9 @@ class Plans:
         self.copies = {name: vectors[self.order(name)] for name in ordered}
         self.walks = () if graph is None else WALKS
         self.probes = np.random.default_rng(0).permutation(self.built)[:1024]
-        self._ranks: dict[str, np.ndarray] = {}
+        self._ranked: dict[str, int] = {}
+        self._ranks = np.empty((0, self.built), dtype=np.int32)
+        self._lock = threading.Lock()
 
     def nbytes(self) -> dict[str, int]:
         """Return the bytes held, by part."""
@@ -137,8 +142,7 @@ class Plans:
         return {
             "vectors": self.vectors.nbytes,
             "ordered copies": sum(copy.nbytes for copy in self.copies.values()),
-            "lists": (0 if self.lists is None else self.lists.nbytes())
-            + sum(rank.nbytes for rank in self._ranks.values()),
+            "lists": (0 if self.lists is None else self.lists.nbytes()) + self._ranks.nbytes,
             "graph": sum(part.nbytes() for part in graphs if part is not None),
         }
 
@@ -269,14 +273,29 @@ class Plans:
                                    rows, *heap)  # fmt: skip
         return count, heap
 
-    def _rank_in_lists(self, name: str) -> np.ndarray:
-        """Return the places of rows in a column's order, in the order of the lists."""
-        found = self._ranks.get(name)
-        if found is None:
-            assert self.lists is not None
-            assert self.table is not None
-            found = self._ranks[name] = self.table.rank(name)[self.lists.order]
-        return found
+    def _runs_in_lists(self, ready: Prepared) -> np.ndarray:
+        """Return the runs that a filter consists of as `scan_lists` takes them; none if no such."""
+        if ready.runs is None:
+            groups = () if ready.filter is None else ready.filter.clauses() or ()
+            lines = [
+                (number, self._rank_in_lists(name), start, end)
+                for number, group in enumerate(groups)
+                for name, start, end in group
+            ]
+            said = groups and all(groups)  # nothing is in an empty group
+            ready.runs = np.array(lines, dtype=np.int32) if said else _NO_RUNS
+        return ready.runs
+
+    def _rank_in_lists(self, name: str) -> int:
+        """Return which of ``_ranks`` has the places of rows in a column's order."""
+        with self._lock:
+            if name not in self._ranked:
+                assert self.lists is not None
+                assert self.table is not None
+                rank = self.table.rank(name)[self.lists.order]
+                self._ranks = np.concatenate([self._ranks, rank[None]])
+                self._ranked[name] = len(self._ranked)
+            return self._ranked[name]
 
     def _after_the_walk(
         self, query: np.ndarray, k: int, ready: Prepared, choice: Choice
@@ -327,18 +346,16 @@ class Plans:
         """Scan lists until the next one, ``choice.ef`` spreads above its centroid, is too far."""
         lists = self.lists
         assert lists is not None
-        if ready.run is None:
-            mask, rank, low, high = ready.mask, _NO_RANK, 0, -1
-        else:
-            mask, (name, low, high) = ready.alive, ready.run
-            rank = self._rank_in_lists(name)
+        runs = self._runs_in_lists(ready)
+        mask = ready.alive if len(runs) else ready.mask
         k = min(k, len(self.vectors))
         best = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         counts = np.empty(len(queries), dtype=np.int64)
         scan_lists(
             lists.centroids, lists.spreads, lists.starts, lists.order, lists.codes, lists.scales,
-            self.vectors, queries, mask, rank, low, high, choice.ef, kept(k), best, scores, counts,
+            self.vectors, queries, mask, self._ranks, runs, choice.ef, kept(k), best, scores,
+            counts,
         )  # fmt: skip
         return best, scores, counts
 
