@@ -24,6 +24,7 @@ _SURPRISE = 2.0  # one observed time counts as at most so many times what was ex
 _MOST = 16.0  # and all of them move a prediction by at most so much
 _DRIFT = 0.2  # and made anew when a plan's correction has moved by so much
 _FADE_EVERY, _FADE = 64, 1.1  # after so many observations corrections shrink by so much
+_HOPE = 0.8  # down to this part of the predicted time: what is not tried may be better
 _MOST_KEPT = 4096
 _SHORTFALL = 0.2  # a walk may miss a fifth of what is allowed: other queries are harder
 _ALL_SHORTFALL = 0.4  # and two fifths where it goes over all rows: no other filter is harder
@@ -319,8 +320,9 @@ class Planner:
 
         What a plan costs beyond its calibration depends on how many rows pass; one number for a
         plan would keep it from being tried where it is good after a few queries where it is bad.
-        It also depends on how near these rows are to the query, so corrections fade: a plan that
-        was slow for some filters is tried again now and then.
+        It also depends on how near these rows are to the query and to one another, so corrections
+        fade: a plan that was slow for some filters is tried again now and then, and so is one
+        that is not predicted to be much slower than the best.
         """
         if not self.learn or choice.microseconds <= 0:
             return
@@ -334,9 +336,12 @@ class Planner:
         self.ratios[key] = learned
         self._observed += 1
         if self._observed % _FADE_EVERY == 0:
+            for plan in ("exact", "codes", *WALKS):
+                self.ratios.setdefault((plan, choice.octave), 1.0)
             for other, old in self.ratios.items():
                 if other != key:
-                    self.ratios[other] = max(1.0, old / _FADE) if old > 1 else min(1.0, old * _FADE)
+                    faded = max(_HOPE, old / _FADE) if old > _HOPE else min(_HOPE, old * _FADE)
+                    self.ratios[other] = faded
             self._kept.clear()
         elif not (1 - _DRIFT) * before < learned < (1 + _DRIFT) * before:
             self._kept.clear()
