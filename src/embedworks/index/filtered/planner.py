@@ -362,9 +362,10 @@ class Planner:
         fast, slow = max(_INSTANT, below.microseconds), max(_INSTANT, above.microseconds)
         cost = fast ** (1 - part) * slow**part
         wider = max(1.0, k / 10)
-        if plan == "lists":  # what they find hardly depends on the filter: one width for all
-            return Choice(plan, cost * wider, max(point.ef for point in points))
-        return Choice(plan, cost * wider, math.ceil(max(below.ef, above.ef) * wider))
+        width = max(below.ef, above.ef)
+        if plan != "lists":  # those scan on by themselves where more results are wanted
+            width = math.ceil(width * wider)
+        return Choice(plan, cost * wider, width)
 
     def _sufficient(self, plan: str) -> tuple[WalkPoint, ...]:
         """Return for each selectivity the narrowest walk that finds enough; kept."""
