@@ -287,11 +287,21 @@ def finish(
     return 1 if exact[wanted - 1] - margin > lowest else 0
 
 
-@njit
-def _best_of_rows(
-    vectors: Any, query: Any, chosen: Any, margin: Any, best_rows: Any, best_scores: Any
+@compile_kernel(types.void, _vectors, _query, _rows, _f32, types.int64[::1], _scores)
+def best_of_rows(
+    vectors: np.ndarray,
+    query: np.ndarray,
+    chosen: np.ndarray,
+    margin: float,
+    best_rows: np.ndarray,
+    best_scores: np.ndarray,
 ) -> None:
-    """See `best_of_rows`."""
+    """Score the ``chosen`` rows and write the best of them in order, as `ExactIndex` finds them.
+
+    Every row that a rounding error of ``margin`` could bring among the best is scored again in
+    float64: with scores of all rows at hand these are a few more than wanted. There must not be
+    room for more rows than were chosen.
+    """
     wanted = len(best_rows)
     if wanted == 0:
         return
@@ -326,24 +336,6 @@ def _best_of_rows(
         best_rows[place], best_scores[place] = rows[place], np.float32(exact[place])
 
 
-@compile_kernel(types.void, _vectors, _query, _rows, _f32, types.int64[::1], _scores)
-def best_of_rows(
-    vectors: np.ndarray,
-    query: np.ndarray,
-    chosen: np.ndarray,
-    margin: float,
-    best_rows: np.ndarray,
-    best_scores: np.ndarray,
-) -> None:
-    """Score the ``chosen`` rows and write the best of them in order, as `ExactIndex` finds them.
-
-    Every row that a rounding error of ``margin`` could bring among the best is scored again in
-    float64: with scores of all rows at hand these are a few more than wanted. There must not be
-    room for more rows than were chosen.
-    """
-    _best_of_rows(vectors, query, chosen, margin, best_rows, best_scores)
-
-
 @compile_kernel(
     _i64, _vectors, _vectors, types.boolean, types.float64, _rows, types.int64[::1], _scores
 )
@@ -365,5 +357,5 @@ def prepare_and_scan(
     margin = _prepare(queries[0], unit, largest, query)
     if margin < 0:
         return 1
-    _best_of_rows(vectors, query, chosen, margin, best_rows, best_scores)
+    best_of_rows(vectors, query, chosen, margin, best_rows, best_scores)
     return 0
